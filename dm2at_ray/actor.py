@@ -1,0 +1,168 @@
+"""The driver as a named, restartable Ray actor: it can be asked while it works, and carries on when it is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from dm2at_ray.config import Config
+from dm2at_ray.driver import Driver
+from dm2at_ray.errors import RunError, UserError
+from dm2at_ray.journal import Journal
+from dm2at_ray.monitoring.snapshot import Snapshot
+from dm2at_ray.preflight import Plan
+from dm2at_ray.store import Lease, RunDirectory
+
+NAMESPACE = "dm2at"
+MAX_RESTARTS = 20
+"""Times that Ray starts a driver again that has died; it resumes from the run directory."""
+RENEW_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        reason: Why it is over; None when it failed.
+        failure: One line that the user can act on; None when it is done.
+    """
+
+    reason: str | None = None
+    failure: str | None = None
+
+
+def driver_name(run_uri: str) -> str:
+    """Name of the actor that drives a run directory, one for each within a cluster."""
+    return f"driver-{hashlib.sha256(run_uri.encode()).hexdigest()[:16]}"
+
+
+class DriverActor:
+    """Holds the lease on the run directory and plays the rounds.
+
+    Args:
+        config: Of the run.
+        plan: What the preflight found.
+        run_uri: The run directory.
+        owner: Names this driver and its restarts in the lease.
+        address: Where Ray can be asked for the actor.
+    """
+
+    def __init__(self, config: Config, plan: Plan, run_uri: str, owner: str, address: str) -> None:
+        self._config = config
+        self._plan = plan
+        self._run = RunDirectory(run_uri)
+        self._lease = Lease(self._run.files, owner, address)
+        self._journal = Journal(self._run, config, plan.class_names)
+        self._ended = threading.Event()
+
+    def run(self) -> Outcome:
+        """Play all rounds that are left; what the user can mend comes back as an outcome, a bug as itself."""
+        try:
+            self._lease.acquire()
+            self._run.check_config(self._config)
+        except RunError as error:
+            return Outcome(failure=str(error))
+        threading.Thread(target=self._keep_lease, daemon=True).start()
+        self._run.write_config(self._config)
+        settings = self._config.monitoring
+        server = self._journal.metrics.serve(settings.host, settings.port) if settings.enabled else None
+        metrics_url = f"http://{server.host}:{server.port}/metrics" if server else None
+        driver = Driver(
+            self._config,
+            self._run,
+            self._plan.source,
+            self._plan.model,
+            self._journal,
+            ray.get_runtime_context().current_actor,
+        )
+        try:
+            self._journal.phase("starting", metrics_url=metrics_url, pid=os.getpid())
+            return Outcome(reason=driver.run(self._plan.sizes))
+        except Exception as error:
+            user_error = find_user_error(error)
+            line = str(user_error) if user_error else f"{type(error).__name__}: {error}".splitlines()[0]
+            self._journal.phase("failed", reason=line, stage="")
+            if user_error is None:
+                raise
+            return Outcome(failure=line)
+        finally:
+            self._ended.set()
+            self._lease.release()
+            if server:
+                server.close()
+
+    @ray.method(concurrency_group="control")
+    def snapshot(self) -> Snapshot:
+        """Where the run is now, for a progress view."""
+        return self._journal.snapshot()
+
+    @ray.method(concurrency_group="control")
+    def status(self) -> dict[str, Any]:
+        """Where the run is now, for `dm2at status`."""
+        return self._journal.status()
+
+    @ray.method(concurrency_group="control")
+    def training_progress(self, done: int, total: int, losses: dict[str, float | None]) -> None:
+        """Take a word from the training workers: steps done, steps in all, mean losses by kind."""
+        self._journal.advanced(done, total)
+        self._journal.metrics.losses_measured({kind: v for kind, v in losses.items() if v is not None})
+
+    @ray.method(concurrency_group="control")
+    def interrupt(self) -> None:
+        """Note that the run was stopped by its user, and give the lease back; the caller then ends the process."""
+        self._ended.set()
+        self._journal.phase("interrupted", stage="")
+        self._lease.release()
+
+    def _keep_lease(self) -> None:
+        while not self._ended.wait(RENEW_SECONDS):
+            try:
+                self._lease.renew()
+            except OSError:
+                logger.exception("the lease on %s could not be renewed", self._run.uri)
+
+
+def start_driver(config: Config, plan: Plan, run: RunDirectory, owner: str) -> Any:
+    """Start the driver of a run directory.
+
+    Raises:
+        RunError: Another driver works on it, in this cluster (its name is taken) or elsewhere (the lease is held).
+    """
+    context = ray.get_runtime_context()
+    restartable = ray.remote(
+        num_cpus=0,
+        max_restarts=MAX_RESTARTS,
+        max_task_retries=MAX_RESTARTS,
+        concurrency_groups={"control": 4},
+    )(DriverActor)
+    actor_class = restartable.options(name=driver_name(run.uri), namespace=NAMESPACE)
+    try:
+        return actor_class.remote(config, plan, run.uri, owner, context.gcs_address)
+    except ValueError as error:
+        if "already" not in str(error):
+            raise
+        raise RunError(
+            f"run directory {run.uri}: a driver of this cluster works on it; wait for it, or ask it by "
+            f"`dm2at status {run.uri}`"
+        ) from None
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """What the user can mend at the bottom of an error, through Ray's wrappings; None for a bug."""
+    while error is not None:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, UserError):
+            return cause
+        if isinstance(error, UserError) and not isinstance(error, ray.exceptions.RayTaskError):
+            return error
+        error = cause if isinstance(cause, BaseException) else error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,129 @@
+"""What the driver tells the world: the live snapshot, status.json, the costs of stages, the metrics."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dm2at_ray.config import Config
+from dm2at_ray.monitoring.metrics import RunMetrics
+from dm2at_ray.monitoring.snapshot import Snapshot, StageLine
+from dm2at_ray.stages.context import Progress
+from dm2at_ray.store import RoundDirectory, RunDirectory
+
+SELECTING = ("embed", "neighbors", "score", "craft", "label")
+"""Stages of the phase `selecting`; the others belong to `training`."""
+
+
+class Journal:
+    """Keeps the run's visible state in one place; safe to ask from other threads.
+
+    Args:
+        run: The run directory.
+        config: Of the run.
+        class_names: Names of the classes.
+    """
+
+    def __init__(self, run: RunDirectory, config: Config, class_names: list[str]) -> None:
+        self._run = run
+        self._config = config
+        self.metrics = RunMetrics(config.name, class_names)
+        self.metrics.label_budget_set(config.stop.label_budget)
+        self._lock = threading.Lock()
+        self._driver = uuid.uuid4().hex
+        self._finished: list[StageLine] = []
+        self._status: dict[str, Any] = {"phase": "starting", "round": 0, "stage": "", "labeled": 0, "pool": 0}
+        self._stage_started = 0.0
+        self._done, self._total, self._unit = 0, 0, "images"
+
+    def phase(self, phase: str, **facts: Any) -> None:
+        """Move the run into a phase and note further facts in its status."""
+        with self._lock:
+            self._status |= {"phase": phase, **facts}
+            status = {**self._status, "time": time.time()}
+        self.metrics.round_started(status["round"])
+        self.metrics.phase_changed(phase)
+        self._run.write_status(status)
+
+    def sizes(self, *, labeled: int, pool: int, rejected: int) -> None:
+        """Note the sizes of L and U, and the images set aside."""
+        self.metrics.sizes_changed(labeled=labeled, pool=pool, rejected=rejected)
+        with self._lock:
+            self._status |= {"labeled": labeled, "pool": pool, "rejected": rejected}
+
+    @contextmanager
+    def stage(self, round_: RoundDirectory | None, name: str, unit: str = "images") -> Iterator[Progress]:
+        """Time a stage, show its progress, and note its cost in the round's folder when it is done.
+
+        Yields:
+            What the stage tells its progress to; its last word is the number of images that it worked on.
+        """
+        began = time.monotonic()
+        with self._lock:
+            self._stage_started = time.time()
+            self._done, self._total, self._unit = 0, 0, unit
+        index = round_.index if round_ is not None else 0
+        self.phase("selecting" if name in SELECTING else "training" if round_ else "starting", round=index, stage=name)
+        images = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal images
+            images = done
+            self.advanced(done, total)
+
+        yield progress
+        seconds = time.monotonic() - began
+        if round_ is not None:
+            round_.add_stage_cost(name, seconds, images)
+            self.metrics.stage_finished(name, seconds, images)
+        with self._lock:
+            self._status["stage"] = ""
+            self._finished.append(StageLine(len(self._finished) + 1, index, name, seconds, images))
+
+    def advanced(self, done: int, total: int) -> None:
+        """Note how far the stage in progress is."""
+        with self._lock:
+            self._done, self._total = done, total
+
+    def committed(self, metrics: dict[str, Any]) -> None:
+        """Take over what a committed round reported."""
+        self.metrics.round_committed(metrics)
+
+    def restore(self) -> None:
+        """Go on with the counters of the rounds that are committed and of the stages done in the open one."""
+        rounds = self._run.rounds()
+        open_costs = next((r.stage_costs() for r in rounds if not r.committed), {})
+        self.metrics.restore([r.metrics() for r in rounds if r.committed], costs_by_kind(open_costs))
+
+    def snapshot(self) -> Snapshot:
+        """Where the run is now."""
+        with self._lock:
+            return Snapshot(
+                round=self._status["round"],
+                rounds=self._config.stop.rounds,
+                stage=self._status["stage"],
+                done=self._done,
+                total=self._total or None,
+                unit=self._unit,
+                started=self._stage_started,
+                seconds=time.time() - self._stage_started,
+                finished=tuple(self._finished),
+                driver=self._driver,
+            )
+
+    def status(self) -> dict[str, Any]:
+        """The live status: status.json's fields, and how far the stage is."""
+        with self._lock:
+            return {**self._status, "done": self._done, "total": self._total, "unit": self._unit, "time": time.time()}
+
+
+def costs_by_kind(costs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Stage -> {seconds, images} as metrics.json has it: stage_seconds and stage_images, stage -> value."""
+    return {
+        "stage_seconds": {stage: cost["seconds"] for stage, cost in costs.items()},
+        "stage_images": {stage: cost["images"] for stage, cost in costs.items()},
+    }

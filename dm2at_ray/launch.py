@@ -1,0 +1,137 @@
+"""Start a run, follow it, and end it cleanly: what `dm2at run` and `dm2at_ray.run` do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from dm2at_ray.actor import NAMESPACE, Outcome, start_driver
+from dm2at_ray.config import Config
+from dm2at_ray.errors import RunError
+from dm2at_ray.monitoring.progress import ProgressView, make_progress
+from dm2at_ray.preflight import check, check_resources
+from dm2at_ray.store import RunDirectory
+
+LOOK_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run that is done.
+
+    Attributes:
+        run_dir: Path or URI of its directory.
+        reason: Why it ended.
+        rounds: `metrics.json` of each round, in order.
+    """
+
+    run_dir: str
+    reason: str
+    rounds: list[dict[str, Any]]
+
+
+def run(config: Config, run_dir: str | Path | None = None, *, progress: ProgressView | None = None) -> RunResult:
+    """Play active-learning rounds until a stop rule says so; go on where an earlier call was cut off.
+
+    Ray is used as it is found: the session that this process has, the cluster that `RAY_ADDRESS` names, or a new
+    one on this machine, which ends with the call.
+
+    Args:
+        config: The run.
+        run_dir: Where it is kept: a local path or a URI such as s3://bucket/run; `runs/<name>` if left out.
+        progress: Where to show it; stdout if left out.
+
+    Returns:
+        Why it ended, and the metrics of its rounds.
+
+    Raises:
+        UserError: Something to mend, in one line: the config, the pool, the model or the run directory.
+        KeyboardInterrupt: Stopped by the user; committed rounds stay, nothing keeps running.
+
+    Examples:
+        >>> from dm2at_ray import Config, run
+        >>> result = run(Config.load("configs/quickstart.yaml"), "runs/quickstart")  # doctest: +SKIP
+        >>> result.rounds[-1]["accuracy"]["clean"]  # doctest: +SKIP
+        0.97
+    """
+    directory = RunDirectory(_absolute_uri(str(run_dir or f"runs/{config.name}")))
+    directory.check_config(config)
+    plan = check(config, directory)
+    with progress or make_progress(sys.stdout) as view, joined_ray(config):
+        check_resources(config, ray.cluster_resources())
+        actor = start_driver(config, plan, directory, owner=uuid.uuid4().hex)
+        try:
+            outcome = _follow(actor, view)
+        except BaseException:
+            _end(actor)
+            raise
+    if outcome.failure is not None:
+        raise RunError(outcome.failure)
+    rounds = [r.metrics() for r in directory.committed_rounds()]
+    return RunResult(directory.uri, outcome.reason or "", rounds)
+
+
+@contextmanager
+def joined_ray(config: Config) -> Iterator[None]:
+    """Ray for the time of a run; one that was started here ends here, and its chatter stays in its log files."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        # Ray would choose so by itself, but only now and then: it is said, so that every process agrees.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    ray.init(
+        address=address or "local",
+        namespace=NAMESPACE,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+        include_dashboard=None if address else False,
+        object_store_memory=None if address else config.compute.object_store_bytes,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _follow(actor: Any, view: ProgressView) -> Outcome:
+    """Show the run until it ends; a driver that died is started again by Ray meanwhile, and goes on."""
+    running = actor.run.remote()
+    while True:
+        ended, _ = ray.wait([running], timeout=LOOK_SECONDS)
+        snapshot = actor.snapshot.remote()
+        if ray.wait([snapshot], timeout=LOOK_SECONDS)[0]:
+            try:
+                view.update(ray.get(snapshot))
+            except ray.exceptions.RayActorError:
+                # Between a death and the restart nobody answers; whether it is the end, `running` says.
+                time.sleep(LOOK_SECONDS)
+        if ended:
+            return ray.get(running)
+
+
+def _end(actor: Any) -> None:
+    """Let the driver note that it is ended, then end it: Ray takes its tasks and actors with it."""
+    try:
+        ray.get(actor.interrupt.remote(), timeout=5)
+    except ray.exceptions.RayError:
+        logging.getLogger(__name__).debug("the driver was gone already", exc_info=True)
+    ray.kill(actor)
+
+
+def _absolute_uri(uri: str) -> str:
+    """Workers start in other directories, so a local path is made absolute."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

@@ -1,0 +1,71 @@
+"""The series a run exposes: their names, units, labels and help texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+
+# Margin, least confidence and random scores lie in [0, 1], where queries crowd at the top; entropy lies in
+# [0, ln C], which is 2.3 for 10 classes and 6.9 for 1,000.
+UNIT_BUCKETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+ENTROPY_BUCKETS = (1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0)
+
+
+class Instruments:
+    """The prometheus_client instruments of a run, all labeled by ``run``, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = _RegistryWithoutCreationTimes()
+        gauge, counter = self._gauge, self._counter
+        self.round = gauge("round", "Round the run is in, or the last one it finished.")
+        self.phase = gauge("phase", "1 for the phase the run is in, 0 for the others.", "phase")
+        self.labeled = gauge("labeled_images", "Images in the labeled set, adversarial twins not counted.")
+        self.pool = gauge("pool_images", "Images in the unlabeled pool.")
+        self.rejected = gauge("rejected_images", "Images of the source set aside as unreadable.")
+        self.budget = gauge("label_budget_images", "Labels the run may ask for in all; +Inf without a limit.")
+        self.accuracy = gauge(
+            "accuracy_ratio", "Accuracy on the held-out set under an attack; clean: none.", "attack"
+        )
+        self.class_accuracy = gauge(
+            "class_accuracy_ratio",
+            "Accuracy on one class of the held-out set; other: mean of the classes beyond the first 1,000.",
+            "attack",
+            "class",
+        )
+        self.train_accuracy = gauge("train_accuracy_ratio", "Accuracy on the labeled set after training.")
+        self.loss = gauge("loss", "Training loss of the last round that trained.", "kind")
+        # Both a last value and a total: the total gives shares of time over any window, but increase() only
+        # estimates between scrapes; the last value is exactly what one round cost.
+        self.stage_last = gauge(
+            "stage_last_seconds", "Seconds a stage took the last time it finished.", "stage"
+        )
+        self.stage_seconds = counter("stage_seconds_total", "Seconds spent in a stage.", "stage")
+        self.stage_images = counter("stage_images_total", "Images a stage worked on.", "stage")
+        self.queries = counter("queries_total", "Images labeled in committed rounds, by true class.", "class")
+        self.committed = counter("rounds_committed_total", "Rounds committed to the run directory.")
+        self.scores = Histogram(
+            "dm2at_query_score",
+            "Acquisition scores of the images queried in committed rounds.",
+            ("run",),
+            registry=self.registry,
+            buckets=UNIT_BUCKETS + ENTROPY_BUCKETS,
+        )
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"dm2at_{name}", text, ("run", *labels), registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"dm2at_{name}", text, ("run", *labels), registry=self.registry)
+
+
+class _RegistryWithoutCreationTimes(CollectorRegistry):
+    """Leaves out the ``_created`` series, which double the counters and say only when a process started.
+
+    prometheus_client itself can only turn them off for the whole process.
+    """
+
+    def collect(self) -> Iterator[Metric]:
+        for family in super().collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family

@@ -1,0 +1,164 @@
+"""The round-level Prometheus metrics of one run, owned by one process.
+
+Ray's own metrics drop a gauge that is not set again and again, keep the counters of dead workers and round
+the sums of histograms, so what a round reports is counted here, with prometheus_client, in the driver alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from dm2at_ray.monitoring.class_labels import class_labels, grouped_means, grouped_sums
+from dm2at_ray.monitoring.instruments import Instruments
+from dm2at_ray.monitoring.names import PHASES, STAGES, RoundMetrics
+from dm2at_ray.monitoring.server import MetricsServer, serve_registry
+
+
+class RunMetrics:
+    """Metrics of one run, all named ``dm2at_...``, in base units, and labeled by ``run``.
+
+    Counters exist at 0 from the start, so that ``rate()`` sees their first increment. Gauges of something not
+    measured yet (accuracy, loss) have no series, because 0 would be a claim. Stages are counted as they
+    finish; queries, scores, accuracies and losses when their round is committed. After each commit every
+    counter equals the sum over the run directory's ``metrics.json`` files, so `restore` continues it exactly.
+
+    Args:
+        run: Value of the ``run`` label.
+        class_names: Names of the classes; only the first 1,000 have series of their own (see `class_labels`).
+
+    Examples:
+        >>> metrics = RunMetrics("digits", ["zero", "one"])
+        >>> metrics.round_started(1)
+        >>> metrics.stage_finished("embed", seconds=2.5, images=100)
+        >>> metrics.registry.get_sample_value("dm2at_stage_images_total", {"run": "digits", "stage": "embed"})
+        100.0
+    """
+
+    def __init__(self, run: str, class_names: Sequence[str]) -> None:
+        self._run = run
+        self._series = Instruments()
+        self.registry = self._series.registry
+        self._class_labels = class_labels(class_names)
+        self._open_round: dict[str, tuple[float, int]] = {}
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        for unlabeled in (
+            self._series.round,
+            self._series.labeled,
+            self._series.pool,
+            self._series.rejected,
+            self._series.committed,
+            self._series.scores,
+        ):
+            unlabeled.labels(self._run)
+        self.label_budget_set(None)
+        self.phase_changed("starting")
+        for stage in STAGES:
+            self._series.stage_seconds.labels(self._run, stage)
+            self._series.stage_images.labels(self._run, stage)
+        for label in self._class_labels:
+            self._series.queries.labels(self._run, label)
+
+    def label_budget_set(self, labels: int | None) -> None:
+        """State how many labels the run may ask for in all (None: no limit)."""
+        self._series.budget.labels(self._run).set(float("inf") if labels is None else labels)
+
+    def phase_changed(self, phase: str) -> None:
+        """Move the run into one of `PHASES`.
+
+        Raises:
+            ValueError: for any other phase.
+        """
+        if phase not in PHASES:
+            raise ValueError(f"phase {phase!r} is none of {', '.join(PHASES)}")
+        for known in PHASES:
+            self._series.phase.labels(self._run, known).set(known == phase)
+
+    def round_started(self, round_index: int) -> None:
+        """State which round the run is in."""
+        self._series.round.labels(self._run).set(round_index)
+
+    def sizes_changed(self, *, labeled: int, pool: int, rejected: int) -> None:
+        """State the sizes of the labeled set and of the unlabeled pool, and the images set aside."""
+        self._series.labeled.labels(self._run).set(labeled)
+        self._series.pool.labels(self._run).set(pool)
+        self._series.rejected.labels(self._run).set(rejected)
+
+    def stage_finished(self, stage: str, seconds: float, images: int) -> None:
+        """Count one finished stage of the open round: its wall seconds and the images it worked on."""
+        self._series.stage_seconds.labels(self._run, stage).inc(seconds)
+        self._series.stage_images.labels(self._run, stage).inc(images)
+        self._series.stage_last.labels(self._run, stage).set(seconds)
+        counted_seconds, counted_images = self._open_round.get(stage, (0.0, 0))
+        self._open_round[stage] = (counted_seconds + seconds, counted_images + images)
+
+    def losses_measured(self, losses: Mapping[str, float]) -> None:
+        """Show the losses by kind (clean, adversarial, total), while training or after it."""
+        for kind, value in losses.items():
+            self._series.loss.labels(self._run, kind).set(value)
+
+    def round_committed(self, metrics: RoundMetrics) -> None:
+        """Take over everything a round reported, given its ``metrics.json``.
+
+        Stages that `stage_finished` has counted are not counted twice; those it has not (done before the
+        driver was restarted) are counted now.
+        """
+        self.round_started(metrics["round"])
+        self.sizes_changed(labeled=metrics["labeled"], pool=metrics["pool"], rejected=metrics["rejected"])
+        self._count_uncounted_stages(metrics)
+        self._open_round.clear()
+        for label, queries in grouped_sums(self._class_labels, metrics.get("queries_by_class", ())):
+            self._series.queries.labels(self._run, label).inc(queries)
+        for score in metrics.get("query_scores", ()):
+            self._series.scores.labels(self._run).observe(score)
+        self._show_accuracy(metrics)
+        self.losses_measured({kind: v for kind, v in metrics.get("loss", {}).items() if v is not None})
+        self._series.committed.labels(self._run).inc()
+
+    def _count_uncounted_stages(self, metrics: RoundMetrics) -> None:
+        images_of = metrics.get("stage_images", {})
+        for stage, seconds in metrics.get("stage_seconds", {}).items():
+            counted_seconds, counted_images = self._open_round.get(stage, (0.0, 0))
+            self._series.stage_seconds.labels(self._run, stage).inc(max(0.0, seconds - counted_seconds))
+            self._series.stage_images.labels(self._run, stage).inc(
+                max(0, images_of.get(stage, 0) - counted_images)
+            )
+            self._series.stage_last.labels(self._run, stage).set(seconds)
+
+    def _show_accuracy(self, metrics: RoundMetrics) -> None:
+        for attack, accuracy in metrics.get("accuracy", {}).items():
+            if accuracy is not None:
+                self._series.accuracy.labels(self._run, attack).set(accuracy)
+        for attack, by_class in metrics.get("accuracy_by_class", {}).items():
+            for label, accuracy in grouped_means(self._class_labels, by_class):
+                self._series.class_accuracy.labels(self._run, attack, label).set(accuracy)
+        if metrics.get("train_accuracy") is not None:
+            self._series.train_accuracy.labels(self._run).set(metrics["train_accuracy"])
+
+    def restore(self, rounds: Iterable[RoundMetrics], open_round: RoundMetrics | None = None) -> None:
+        """Set everything from the run directory after a restart, so that counters go on where they stood.
+
+        Args:
+            rounds: The ``metrics.json`` of every committed round, in order.
+            open_round: What is known of the round in progress, ``stage_seconds`` and ``stage_images`` of the
+                stages it has finished. Without it the counters fall back to the last commit, which Prometheus
+                reads as a counter reset.
+
+        Raises:
+            ValueError: if something has been counted already.
+        """
+        if self._open_round or self.registry.get_sample_value(
+            "dm2at_rounds_committed_total", {"run": self._run}
+        ):
+            raise ValueError("restore a run's metrics before counting anything")
+        for metrics in rounds:
+            self.round_committed(metrics)
+        if open_round is not None:
+            images_of = open_round.get("stage_images", {})
+            for stage, seconds in open_round.get("stage_seconds", {}).items():
+                self.stage_finished(stage, seconds, images_of.get(stage, 0))
+
+    def serve(self, host: str, port: int) -> MetricsServer:
+        """Answer ``GET /metrics`` on ``host:port``, or on the next free port (see `serve_registry`)."""
+        return serve_registry(self.registry, host, port)

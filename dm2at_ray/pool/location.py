@@ -1,0 +1,86 @@
+"""A path or filesystem URI as the user wrote it, resolved once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from dm2at_ray.errors import PoolError
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder on a pyarrow filesystem.
+
+    Attributes:
+        filesystem: the pyarrow filesystem.
+        path: the path inside that filesystem.
+        uri: the same place as the pool's tables name it: an absolute path, or a URI with its scheme.
+    """
+
+    filesystem: fs.FileSystem
+    path: str
+    uri: str
+
+    @classmethod
+    def of(cls, path: str, field: str = "data.path") -> Location:
+        """Resolve ``path`` (a local path, relative to the working directory, or a pyarrow filesystem URI).
+
+        Raises:
+            PoolError: no filesystem serves the URI; ``field`` is the config field the message names.
+        """
+        scheme, separator, _ = path.partition("://")
+        if not separator:
+            absolute = Path(os.path.abspath(Path(path).expanduser())).as_posix()
+            return cls(fs.LocalFileSystem(), absolute, absolute)
+        try:
+            filesystem, inner = fs.FileSystem.from_uri(path)
+        except (pa.ArrowException, OSError, ValueError, ImportError) as error:
+            raise PoolError(
+                f"{field} {path!r}: {one_line(error)}; give a local path or a URI such as s3://..."
+            ) from error
+        inner = inner.rstrip("/") or "/"
+        return cls(filesystem, inner, f"{scheme}://{inner}")
+
+    def child(self, path: str) -> Location:
+        """The place of ``path``, a path of the same filesystem at or below this one."""
+        return Location(self.filesystem, path, self.uri + path[len(self.path) :])
+
+    def resolve(self, uri: str) -> str | None:
+        """The filesystem path of ``uri``, or None where it is neither this place nor below it."""
+        if uri == self.uri:
+            return self.path
+        if uri.startswith(self.uri.rstrip("/") + "/"):
+            return self.path + uri[len(self.uri) :]
+        return None
+
+    def info(self) -> fs.FileInfo:
+        """What is there (``.type`` is ``NotFound`` where nothing is)."""
+        return self.filesystem.get_file_info(self.path)
+
+    def files(self) -> list[str]:
+        """All files at or below this place that are not hidden, as sorted filesystem paths."""
+        selector = fs.FileSelector(self.path, recursive=True)
+        found = [
+            info.path for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File
+        ]
+        return sorted(path for path in found if not self._hidden(path))
+
+    def folders(self) -> list[str]:
+        """The sub-folders directly below this place that are not hidden, as sorted filesystem paths."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.path))
+        found = [info.path for info in infos if info.type == fs.FileType.Directory]
+        return sorted(path for path in found if not self._hidden(path))
+
+    def _hidden(self, path: str) -> bool:
+        return any(part.startswith(".") for part in path[len(self.path) :].split("/"))
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """An exception's message on one line, at most ``limit`` characters; its type where it has none."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= limit else message[: limit - 3] + "..."

@@ -1,0 +1,147 @@
+"""What can be known to be wrong before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dm2at_ray.algorithm.acquisition import STRATEGIES
+from dm2at_ray.config import Config
+from dm2at_ray.errors import ConfigError
+from dm2at_ray.models import ModelSpec
+from dm2at_ray.pool import Source, SourceSpec, open_source
+from dm2at_ray.stages.manifest import summary_of
+from dm2at_ray.store import RunDirectory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run.
+
+    Attributes:
+        source: Where the images are, with `image_size` and `channels` resolved.
+        model: The classifier's spec.
+        class_names: Names of the classes.
+        sizes: Images in the splits `pool` and `test`.
+    """
+
+    source: SourceSpec
+    model: ModelSpec
+    class_names: list[str]
+    sizes: dict[str, int]
+
+
+def check(config: Config, run: RunDirectory) -> Plan:
+    """List the source, build the model once, and hold the config against both.
+
+    Args:
+        config: Of the run.
+        run: The run directory; splits that it has listed already are not listed again.
+
+    Returns:
+        What the driver needs to know.
+
+    Raises:
+        ConfigError: A field is at odds with the pool; the line names it, its value and the mend.
+        PoolError: The source cannot be listed.
+        ModelError: The model cannot be built.
+    """
+    source = open_source(source_spec(config))
+    sizes = {split: _count(run, source, split) for split in ("pool", "test")}
+    names = source.class_names
+    if names is None or len(names) < 2:
+        raise ConfigError(
+            f"data.label_column = {config.data.label_column!r}: the pool has no labels of two classes or more for "
+            "the simulated oracle to reveal; give a pool with labels"
+        )
+    size, channels = _image_shape(config, source)
+    _check_against_pool(config, sizes["pool"])
+    model = ModelSpec(
+        name=config.model.name,
+        num_classes=len(names),
+        channels=channels,
+        image_size=size,
+        mean=config.model.mean,
+        std=config.model.std,
+        weights=_absolute(config.model.weights),
+    )
+    model.build(seed=0)
+    return Plan(replace(source.spec, image_size=size, channels=channels), model, names, sizes)
+
+
+def check_resources(config: Config, available: dict[str, float]) -> None:
+    """Hold the config against what the Ray cluster has.
+
+    Raises:
+        ConfigError: More GPUs or CPUs are asked for than there are.
+    """
+    compute, workers = config.compute, config.training.workers
+    wishes = {
+        "GPU": {"gpus_per_actor": compute.gpus_per_actor, "gpus_per_worker": compute.gpus_per_worker},
+        "CPU": {"cpus_per_actor": compute.cpus_per_actor, "cpus_per_worker": compute.cpus_per_worker},
+    }
+    for kind, fields in wishes.items():
+        there = available.get(kind, 0)
+        for field, each in fields.items():
+            # One actor is enough to go on with; a training needs all of its workers at once.
+            needed = each * (workers if field.endswith("worker") else 1)
+            if needed > there:
+                of = f" for training.workers = {workers}" if field.endswith("worker") else ""
+                raise ConfigError(
+                    f"compute.{field} = {each:g}{of}: {needed:g} {kind}s are more than the {there:g} of the cluster; "
+                    f"lower it{' or the workers' if of else ''}, or join a larger cluster"
+                )
+
+
+def source_spec(config: Config) -> SourceSpec:
+    """The pool's source, as any process can open it: workers start elsewhere, so local paths are absolute."""
+    data = config.data
+    return SourceSpec(
+        kind=data.source,
+        path=_absolute(data.path),
+        test_path=_absolute(data.test_path),
+        test_fraction=data.test_fraction,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        image_size=data.image_size,
+        channels=data.channels,
+        seed=config.seed,
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
+
+
+def _count(run: RunDirectory, source: Source, split: str) -> int:
+    summary = summary_of(run, split)  # type: ignore[arg-type]
+    if summary is not None:
+        return summary.size
+    return sum(table.num_rows for table in source.tables(split))  # type: ignore[arg-type]
+
+
+def _image_shape(config: Config, source: Source) -> tuple[int, int]:
+    native = source.native_size()
+    for place, field in enumerate(("image_size", "channels")):
+        if getattr(config.data, field) is None and native is None:
+            example = (32, 3)[place]
+            raise ConfigError(
+                f"data.{field} = None: images of the source {config.data.source} may have any; set it, e.g. {example}"
+            )
+    size, channels = native or (0, 0)
+    return config.data.image_size or size, config.data.channels or channels
+
+
+def _check_against_pool(config: Config, pool: int) -> None:
+    def refuse(field: str, value: object, mend: str) -> None:
+        raise ConfigError(f"{field} = {value}: {mend}")
+
+    query, k = config.query, config.neighbors.k
+    if query.strategy not in STRATEGIES:
+        refuse("query.strategy", query.strategy, f"unknown; use one of {', '.join(STRATEGIES)}")
+    if query.initial > pool:
+        refuse("query.initial", query.initial, f"more than the {pool:,} images of the pool; lower it")
+    if query.size > pool:
+        refuse("query.size", query.size, f"more than the {pool:,} images of the pool; lower it")
+    if k >= pool:
+        refuse("neighbors.k", k, f"not less than the {pool:,} images of the pool; lower it")

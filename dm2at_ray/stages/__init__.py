@@ -1,0 +1,1 @@
+"""One file per step of a round: each a thin Ray adapter around the Ray-free folders."""

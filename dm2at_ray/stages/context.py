@@ -1,0 +1,82 @@
+"""What every worker of a stage needs, as plain values, and what it opens from them once per process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from dm2at_ray.config import ComputeConfig
+from dm2at_ray.models import Classifier, ModelSpec
+from dm2at_ray.pool import Pool, SourceSpec, open_source
+from dm2at_ray.pool.sources.base import Split
+from dm2at_ray.store import RoundDirectory, RunDirectory
+
+Progress = Callable[[int, int], None]
+"""Called with the images done so far and the images in all."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """A round's surroundings; travels to every worker.
+
+    Attributes:
+        run_uri: The run directory.
+        source: Where the images are, with `image_size` and `channels` resolved.
+        model: The classifier's spec.
+        seed: Of the run.
+        round_index: The round in progress.
+        batch_size: Images per forward pass, a power of two.
+        compute: Resources of the actors.
+    """
+
+    run_uri: str
+    source: SourceSpec
+    model: ModelSpec
+    seed: int
+    round_index: int
+    batch_size: int
+    compute: ComputeConfig
+
+    @property
+    def round(self) -> RoundDirectory:
+        """The round's folder."""
+        return RunDirectory(self.run_uri).round(self.round_index)
+
+    @property
+    def device(self) -> torch.device:
+        """Where an actor of this stage computes."""
+        return torch.device("cuda" if self.compute.gpus_per_actor > 0 else "cpu")
+
+    def pool(self, split: Split = "pool") -> Pool:
+        """The images of a split, opened once per process."""
+        return _open_pool(self.run_uri, self.source, split)
+
+    def current_model(self) -> Classifier:
+        """The model that the round before this one trained, in eval mode, loaded once per process."""
+        return _load_model(self.run_uri, self.round_index - 1, self.model, str(self.device))
+
+    def trained_model(self) -> Classifier:
+        """The model that this round trained, in eval mode, loaded once per process."""
+        return _load_model(self.run_uri, self.round_index, self.model, str(self.device))
+
+    def use_threads(self) -> None:
+        """Keep to the CPUs that were reserved: results then do not depend on what else the node has."""
+        torch.set_num_threads(max(1, int(self.compute.cpus_per_actor)))
+
+
+@lru_cache(maxsize=2)
+def _open_pool(run_uri: str, source: SourceSpec, split: Split) -> Pool:
+    files = RunDirectory(run_uri).manifest_files(split)
+    assert source.image_size is not None
+    assert source.channels is not None
+    return Pool.open(files.filesystem, files.root, open_source(source), source.image_size, source.channels)
+
+
+@lru_cache(maxsize=2)
+def _load_model(run_uri: str, round_index: int, spec: ModelSpec, device: str) -> Classifier:
+    model = spec.build(pretrained=False)
+    model.load_state_dict(RunDirectory(run_uri).round(round_index).weights())
+    return model.to(device).eval()

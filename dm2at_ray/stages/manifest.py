@@ -1,0 +1,128 @@
+"""Before round 0: list the source, read every image once, and write the manifest that gives each its sample id."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import ray
+
+from dm2at_ray.errors import PoolError
+from dm2at_ray.pool import Manifest, SourceSpec, check_part, open_source, part_name
+from dm2at_ray.pool.manifest import PART_ROWS
+from dm2at_ray.pool.sources.base import Split
+from dm2at_ray.stages.context import Progress
+from dm2at_ray.store import RunDirectory
+from dm2at_ray.store.files import Files
+
+SLICE_ROWS = 4096
+"""Images that one task reads."""
+
+PARTS_AT_ONCE = 4
+"""Parts of the manifest in the works, so that a listing of any length is never held whole."""
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """How many images a split has.
+
+    Attributes:
+        size: Sample ids, those set aside included.
+        rejected: Images set aside because they cannot be read.
+        labeled: Readable images whose label the source knows.
+    """
+
+    size: int
+    rejected: int
+    labeled: int
+
+
+def summary_of(run: RunDirectory, split: Split) -> SplitSummary | None:
+    """The summary of a manifest that is complete; None while there is none."""
+    files = run.files.below(split)
+    return SplitSummary(**files.read_json("summary.json")) if files.exists("summary.json") else None
+
+
+def build_manifest(
+    run: RunDirectory,
+    source: SourceSpec,
+    split: Split,
+    max_rejected_fraction: float,
+    progress: Progress,
+    total: int,
+) -> SplitSummary:
+    """Write the manifest of a split, or go on with one that was begun.
+
+    Args:
+        run: The run directory.
+        source: Where the images are, with `image_size` and `channels` resolved.
+        split: `pool` or `test`.
+        max_rejected_fraction: The largest share of images that may be set aside.
+        progress: Told of every part.
+        total: Images expected, for the progress.
+
+    Returns:
+        The counts.
+
+    Raises:
+        PoolError: More images than that cannot be read.
+    """
+    files = run.manifest_files(split)
+    done = 0
+    parts: list[tuple[int, ray.ObjectRef]] = []
+
+    def finish() -> None:
+        nonlocal done
+        rows, ref = parts.pop(0)
+        ray.get(ref)
+        done += rows
+        progress(done, total)
+
+    for index, table in enumerate(open_source(source).tables(split)):
+        if not files.exists(part_name(index)):
+            parts.append((table.num_rows, _start_part(files, source, table, index)))
+        else:
+            done += table.num_rows
+        if len(parts) >= PARTS_AT_ONCE:
+            finish()
+    while parts:
+        finish()
+    manifest = Manifest.open(files.filesystem, files.root)
+    counts = manifest.counts()
+    summary = SplitSummary(size=counts.total, rejected=counts.rejected, labeled=counts.labeled)
+    if summary.rejected > max_rejected_fraction * summary.size:
+        raise _too_many_rejected(summary, manifest, split, max_rejected_fraction)
+    run.files.below(split).write_json("summary.json", asdict(summary))
+    return summary
+
+
+def _start_part(files: Files, source: SourceSpec, table: pa.Table, index: int) -> ray.ObjectRef:
+    slices = [
+        _check_slice.remote(source, table.slice(begin, SLICE_ROWS), index * PART_ROWS + begin)
+        for begin in range(0, table.num_rows, SLICE_ROWS)
+    ]
+    return _write_part.remote(files, part_name(index), *slices)
+
+
+@ray.remote(max_retries=-1)
+def _check_slice(source: SourceSpec, table: pa.Table, first_id: int) -> pa.Table:
+    assert source.image_size is not None
+    assert source.channels is not None
+    return check_part(open_source(source), table, first_id, source.image_size, source.channels)
+
+
+@ray.remote(max_retries=-1)
+def _write_part(files: Files, name: str, *slices: pa.Table) -> None:
+    files.write_table(name, pa.concat_tables(slices))
+
+
+def _too_many_rejected(
+    summary: SplitSummary, manifest: Manifest, split: Split, max_rejected_fraction: float
+) -> PoolError:
+    first = manifest.rejected().slice(0, 1).to_pylist()[0]
+    share = summary.rejected / summary.size
+    return PoolError(
+        f"data.max_rejected_fraction = {max_rejected_fraction}: {summary.rejected:,} of the {summary.size:,} images "
+        f"of the {split} ({share:.1%}) cannot be read, such as {first['uri']} ({first['reason']}); mend them, "
+        "or raise the fraction to go on without them"
+    )

@@ -1,0 +1,206 @@
+"""Step 8 of Algorithm 2: data-parallel retraining on the labeled set, by Ray Train."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.actor import ActorHandle
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from dm2at_ray.config import ComputeConfig, TrainingConfig
+from dm2at_ray.errors import RunError, UserError
+from dm2at_ray.models import Classifier
+from dm2at_ray.stages.context import StageContext
+from dm2at_ray.store import RunDirectory
+from dm2at_ray.store.tensors import tensor_array
+from dm2at_ray.training import (
+    EpochReport,
+    LabeledSet,
+    LossMeans,
+    TrainSettings,
+    TrainState,
+    train,
+)
+
+MAX_FAILURES = 3
+"""Times that Ray Train starts the workers again, from the last checkpoint, after one has died."""
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What one training worker is told.
+
+    Attributes:
+        context: The round.
+        settings: How to train.
+        threads: Threads of a worker on CPUs.
+        warm_start: Start from the weights of the round before.
+        listener: The driver, which is told the step and the losses by `training_progress`; None for nobody.
+    """
+
+    context: StageContext
+    settings: TrainSettings
+    threads: int
+    warm_start: bool
+    listener: ActorHandle | None
+
+
+def retrain(
+    context: StageContext,
+    config: TrainingConfig,
+    epsilon: float,
+    compute: ComputeConfig,
+    listener: ActorHandle | None,
+) -> dict[str, Any]:
+    """Train on L = all labels of the rounds up to this one, and write the model to the round's folder.
+
+    Ray Train keeps its checkpoints (safetensors and JSON) under the round's `train/fit`: a driver that comes back
+    finds them there and goes on from the last one.
+
+    Args:
+        context: The round.
+        config: The training section.
+        epsilon: Radius of the adversaries.
+        compute: Resources of the workers.
+        listener: See `WorkerTask`.
+
+    Returns:
+        What the last epoch measured: epochs, steps, images_seen, seconds, images_per_second, clean_accuracy,
+        adversarial_accuracy, loss {clean, adversarial, total}.
+
+    Raises:
+        RunError: The loss became infinite or not a number.
+    """
+    files = context.round.files.below("train")
+    files.filesystem.create_dir(files.root, recursive=True)
+    resources = {"CPU": compute.cpus_per_worker}
+    if compute.gpus_per_worker:
+        resources["GPU"] = compute.gpus_per_worker
+    task = WorkerTask(context, settings_of(config, epsilon), compute.worker_threads, config.warm_start, listener)
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"task": task},
+        scaling_config=ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=compute.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name="fit",
+            storage_path=files.root,
+            storage_filesystem=files.filesystem,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    result = trainer.fit()
+    outcome = result.return_value
+    if "refused" in outcome:
+        raise RunError(outcome["refused"])
+    checkpoint = result.checkpoint
+    with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/weights.safetensors") as stream:
+        weights = stream.readall()
+    context.round.write_model(weights, {"spec": context.model.to_json(), "training": outcome})
+    return outcome
+
+
+def settings_of(config: TrainingConfig, epsilon: float) -> TrainSettings:
+    """The settings of the training loop, which knows no config."""
+    names = set(TrainingConfig.model_fields) - {"workers", "warm_start"}
+    return TrainSettings(epsilon=epsilon, **{name: getattr(config, name) for name in names})
+
+
+def load_labeled_set(context: StageContext) -> LabeledSet:
+    """L as of this round: every label asked for so far, its image, and the twin that was crafted with it."""
+    run = RunDirectory(context.run_uri)
+    rounds = [run.round(index) for index in range(context.round_index + 1)]
+    tables = [r.labels() for r in rounds]
+    ids = np.concatenate([t["sample_id"].to_numpy() for t in tables])
+    labels = np.concatenate([t["label"].to_numpy() for t in tables])
+    images = context.pool().read(ids)
+    twins, has_twin = np.zeros_like(images), np.zeros(len(ids), bool)
+    order = np.argsort(ids)
+    for r in rounds:
+        crafted = r.adversarial()
+        if crafted is None:
+            continue
+        places = order[np.searchsorted(ids, crafted["sample_id"].to_numpy(), sorter=order)]
+        twins[places] = tensor_array(crafted["image"])
+        has_twin[places] = True
+    return LabeledSet(ids, images, labels, twins if has_twin.any() else None, has_twin)
+
+
+def initial_model(context: StageContext, warm_start: bool) -> Classifier:
+    """The model that a round's training starts with: new for each round, or the last round's."""
+    fresh = not (warm_start and context.round_index > 0)
+    model = context.model.build(seed=context.seed * 100_003 + context.round_index, pretrained=fresh)
+    if not fresh:
+        model.load_state_dict(RunDirectory(context.run_uri).round(context.round_index - 1).weights())
+    return model
+
+
+def _train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The training function that Ray Train runs in every worker."""
+    task: WorkerTask = arguments["task"]
+    world = ray.train.get_context()
+    torch.set_num_threads(task.threads)
+    checkpoint = ray.train.get_checkpoint()
+    start = None
+    if checkpoint is not None:
+        with checkpoint.as_directory() as directory:
+            start = TrainState.load(Path(directory))
+    try:
+        result = train(
+            initial_model(task.context, task.warm_start),
+            load_labeled_set(task.context),
+            task.settings,
+            seed=task.context.seed,
+            round_index=task.context.round_index,
+            rank=world.get_world_rank(),
+            world_size=world.get_world_size(),
+            device=get_device(),
+            start=start,
+            on_epoch=_keep_checkpoint,
+            on_step=_StepListener(task.listener),
+        )
+    except UserError as error:
+        # Returned, because Ray Train would start the workers again to fail in the same way.
+        return {"refused": str(error)}
+    return asdict(result)
+
+
+def _keep_checkpoint(report: EpochReport, make_state: Any) -> None:
+    """Hand the state to Ray Train; every rank reports equally often, only rank 0 has something to keep."""
+    if not report.checkpoint_due:
+        return
+    if ray.train.get_context().get_world_rank() != 0:
+        ray.train.report({})
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        make_state().save(Path(directory))
+        ray.train.report({"epoch": report.epoch}, checkpoint=Checkpoint.from_directory(directory))
+
+
+class _StepListener:
+    """Tells the driver how far the training is, a few times a second at most."""
+
+    def __init__(self, driver: ActorHandle | None) -> None:
+        self._driver = driver
+        self._last = 0.0
+
+    def __call__(self, done: int, total: int, loss: LossMeans) -> None:
+        now = time.monotonic()
+        if self._driver is not None and (now - self._last > SECONDS_BETWEEN_LOOKS or done == total):
+            self._last = now
+            self._driver.training_progress.remote(done, total, vars(loss))

@@ -1,0 +1,128 @@
+"""Whole-file reads and atomic writes on any pyarrow filesystem."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from dm2at_ray.errors import RunError
+
+
+class Files:
+    """Files below one directory, each written whole or not at all.
+
+    On a local disk a file is written beside its place, fsynced and renamed; an object store publishes an
+    object only when its stream is closed, so there it is written in place.
+
+    Args:
+        filesystem: Any pyarrow filesystem.
+        root: The directory, as a path of that filesystem.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, root: str) -> None:
+        self.filesystem = filesystem
+        self.root = root.rstrip("/")
+
+    @classmethod
+    def at(cls, uri: str) -> Files:
+        """Open the directory at a URI (`s3://bucket/run`) or a local path, which need not exist.
+
+        Raises:
+            RunError: No filesystem is known for the URI.
+        """
+        if "://" not in uri:
+            return cls(fs.LocalFileSystem(), str(Path(uri).absolute()))
+        try:
+            filesystem, path = fs.FileSystem.from_uri(uri)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"run directory {uri}: {reason}; give a local path or a URI such as s3://bucket/run") from None
+        return cls(filesystem, path)
+
+    def below(self, name: str) -> Files:
+        """The same files seen from a directory below this one."""
+        return Files(self.filesystem, self.path(name))
+
+    def path(self, name: str) -> str:
+        """The filesystem's path of a file here."""
+        return posixpath.join(self.root, name) if name else self.root
+
+    def exists(self, name: str) -> bool:
+        """Whether the file or directory is there."""
+        return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
+
+    def names(self, directory: str = "") -> list[str]:
+        """Sorted names of what lies in a directory; empty when there is none. Unfinished writes do not show."""
+        selector = fs.FileSelector(self.path(directory), allow_not_found=True)
+        return sorted(f.base_name for f in self.filesystem.get_file_info(selector) if not f.base_name.endswith(".tmp"))
+
+    def delete(self, name: str) -> None:
+        """Remove a file or a directory with all in it; nothing happens when it is not there."""
+        info = self.filesystem.get_file_info(self.path(name))
+        if info.type == fs.FileType.Directory:
+            self.filesystem.delete_dir(info.path)
+        elif info.type == fs.FileType.File:
+            self.filesystem.delete_file(info.path)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file atomically, making the directories above it."""
+        path = self.path(name)
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            _write_local(path, data)
+            return
+        self.filesystem.create_dir(posixpath.dirname(path), recursive=True)
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Read a whole file; `FileNotFoundError` when it is not there."""
+        with self.filesystem.open_input_stream(self.path(name)) as stream:
+            return stream.readall()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file atomically."""
+        self.write_bytes(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file."""
+        return json.loads(self.read_bytes(name))
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a Parquet file atomically."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        self.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Read a Parquet file."""
+        with self.filesystem.open_input_file(self.path(name)) as source:
+            return pq.ParquetFile(source).read(columns=columns)
+
+
+def _write_local(path: str, data: bytes) -> None:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    # The rename itself survives a power cut only once the directory is on disk too.
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

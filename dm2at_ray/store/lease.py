@@ -1,0 +1,105 @@
+"""The lease on a run directory: at most one driver works on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dm2at_ray.errors import RunError
+from dm2at_ray.store.files import Files
+
+LEASE_FILE = "driver.json"
+LIFETIME_SECONDS = 60.0
+
+
+class Lease:
+    """A file in the run directory that names its driver and is renewed while the driver lives.
+
+    A lease that its holder released, that is older than `LIFETIME_SECONDS`, or whose process is known to be gone
+    from this very machine is free. The named driver actor refuses a second driver within one Ray cluster at once;
+    the lease does so between clusters.
+
+    Args:
+        files: The run directory.
+        owner: Who holds the lease: the same for a driver and its restarts.
+        address: Where the driver can be asked (Ray's GCS address), for `dm2at status`.
+        now: The clock, in seconds since the epoch.
+    """
+
+    def __init__(self, files: Files, owner: str, address: str = "", now: Callable[[], float] = time.time) -> None:
+        self._files = files
+        self._owner = owner
+        self._address = address
+        self._now = now
+
+    def acquire(self) -> None:
+        """Take the lease, or take it over when it is free.
+
+        Raises:
+            RunError: Another driver holds it.
+        """
+        holder = read_lease(self._files)
+        if holder and holder["owner"] != self._owner and self._is_held(holder):
+            raise RunError(
+                f"run directory {self._files.root}: driver {holder['pid']} on {holder['host']} works on it "
+                f"(seen {self._now() - holder['time']:.0f} s ago); wait for it, end it, or give another --run-dir"
+            )
+        self.renew()
+        # Object stores have no exclusive create: whoever wrote last has it, and the other sees that here.
+        if read_lease(self._files)["owner"] != self._owner:
+            raise RunError(f"run directory {self._files.root}: another driver took it this moment; wait for it")
+
+    def renew(self) -> None:
+        """Say that the holder lives."""
+        self._files.write_json(
+            LEASE_FILE,
+            {
+                "owner": self._owner,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "boot": _boot_id(),
+                "address": self._address,
+                "time": self._now(),
+            },
+        )
+
+    def release(self) -> None:
+        """Give the lease back, when it is still this owner's."""
+        if read_lease(self._files).get("owner") == self._owner:
+            self._files.delete(LEASE_FILE)
+
+    def _is_held(self, holder: dict) -> bool:
+        if self._now() - holder["time"] > LIFETIME_SECONDS:
+            return False
+        here = holder["host"] == socket.gethostname() and holder["boot"] == _boot_id()
+        return not here or _is_alive(holder["pid"])
+
+
+def read_lease(files: Files) -> dict:
+    """Who holds the run directory: owner, host, pid, boot, address, time; an empty dict for nobody."""
+    try:
+        return files.read_json(LEASE_FILE)
+    except FileNotFoundError:
+        return {}
+
+
+def _boot_id() -> str:
+    """Tells machines (and containers of one host name) apart; empty where the system has no such id."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    namespace = Path("/proc/self/ns/pid")
+    if not path.exists():
+        return ""
+    return f"{path.read_text().strip()} {os.readlink(namespace) if namespace.exists() else ''}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,141 @@
+"""One round's folder: what each stage leaves, and the commit that makes it final."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.torch
+import torch
+
+from dm2at_ray.store.files import Files
+
+QUERIES_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.int64()),
+        ("rank", pa.int32()),
+        ("score", pa.float32()),
+        ("predicted_label", pa.int64()),
+        ("neighbor_ids", pa.list_(pa.int64())),
+        ("neighbor_distances", pa.list_(pa.float32())),
+    ]
+)
+LABELS_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.int64()),
+        ("label", pa.int64()),
+        ("source", pa.string()),
+        ("time", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+class RoundDirectory:
+    """`rounds/NNNN`: queries, neighbours, adversarial twins, labels, model, metrics, and `COMMITTED` written last.
+
+    A stage whose files are there is not done again; what a killed stage left half-done is written anew.
+
+    Args:
+        files: The round's folder.
+        index: The round, from 0.
+    """
+
+    def __init__(self, files: Files, index: int) -> None:
+        self.files = files
+        self.index = index
+
+    @property
+    def committed(self) -> bool:
+        """Whether the round is final."""
+        return self.files.exists("COMMITTED")
+
+    @property
+    def has_queries(self) -> bool:
+        """Whether the round's queries are chosen."""
+        return self.files.exists("queries.parquet")
+
+    def write_queries(self, queries: pa.Table) -> None:
+        """Write the queries, best first (`QUERIES_SCHEMA`)."""
+        self.files.write_table("queries.parquet", queries.cast(QUERIES_SCHEMA))
+
+    def queries(self) -> pa.Table:
+        """The queries, best first (`QUERIES_SCHEMA`)."""
+        return self.files.read_table("queries.parquet")
+
+    def query_ids(self) -> np.ndarray:
+        """Sample ids of the queries, best first, int64 (B,)."""
+        return self.files.read_table("queries.parquet", ["sample_id"])["sample_id"].to_numpy()
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the oracle has answered."""
+        return self.files.exists("labels.parquet")
+
+    def write_labels(self, labels: pa.Table) -> None:
+        """Write the oracle's answers (`LABELS_SCHEMA`)."""
+        self.files.write_table("labels.parquet", labels.cast(LABELS_SCHEMA))
+
+    def labels(self) -> pa.Table:
+        """The oracle's answers (`LABELS_SCHEMA`)."""
+        return self.files.read_table("labels.parquet")
+
+    def adversarial_part(self, part: int) -> str:
+        """Name of a part of the adversarial twins."""
+        return f"adversarial/part-{part:05d}.parquet"
+
+    def has_adversarial(self, parts: int) -> bool:
+        """Whether all parts of the adversarial twins are there."""
+        return all(self.files.exists(self.adversarial_part(p)) for p in range(parts))
+
+    def adversarial(self) -> pa.Table | None:
+        """Columns sample_id, predicted_label, image (uint8 tensor H, W, C); None for a round without twins."""
+        parts = [self.files.read_table(f"adversarial/{name}") for name in self.files.names("adversarial")]
+        return pa.concat_tables(parts) if parts else None
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the round's model is trained."""
+        return self.files.exists("model/model.json")
+
+    def write_model(self, weights: bytes, description: dict[str, Any]) -> None:
+        """Write the trained model: safetensors, then the JSON that says it is complete."""
+        self.files.write_bytes("model/model.safetensors", weights)
+        self.files.write_json("model/model.json", description)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The trained model's state dict, on the CPU."""
+        return safetensors.torch.load(self.files.read_bytes("model/model.safetensors"))
+
+    def model_description(self) -> dict[str, Any]:
+        """What was written beside the weights: the model's spec and what training measured."""
+        return self.files.read_json("model/model.json")
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether the round's metrics are written."""
+        return self.files.exists("metrics.json")
+
+    def metrics(self) -> dict[str, Any]:
+        """Everything reported for the round."""
+        return self.files.read_json("metrics.json")
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write everything reported for the round."""
+        self.files.write_json("metrics.json", metrics)
+
+    def stage_costs(self) -> dict[str, dict[str, float]]:
+        """Seconds and images of the stages done so far: stage -> {seconds, images}."""
+        return self.files.read_json("stages.json") if self.files.exists("stages.json") else {}
+
+    def add_stage_cost(self, stage: str, seconds: float, images: int) -> None:
+        """Note what a finished stage cost, so that a resumed round still reports it."""
+        costs = self.stage_costs()
+        costs[stage] = {"seconds": round(seconds, 3), "images": images}
+        self.files.write_json("stages.json", costs)
+
+    def commit(self) -> None:
+        """Make the round final, then remove what only its own stages needed."""
+        self.files.write_bytes("COMMITTED", b"")
+        for scratch in ("neighbors", "train"):
+            self.files.delete(scratch)

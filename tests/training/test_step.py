@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dm2at_ray.training import LabeledSet, TrainSettings
+from dm2at_ray.training.batch import Batch, load_batch
+from dm2at_ray.training.step import joint_loss, train_step
+
+MakeModel = Callable[..., nn.Module]
+MakeLabeled = Callable[..., LabeledSet]
+EPSILON = 0.1
+PLACE: dict[str, Any] = {"seed": 0, "round_index": 1, "epoch": 2, "device": torch.device("cpu")}
+
+
+def load(labeled: LabeledSet, share: list[int], settings: TrainSettings) -> Batch:
+    return load_batch(labeled, np.array(share, dtype=np.int64), 1, settings, **PLACE)
+
+
+def to_pixels(image: np.ndarray) -> Tensor:  # (H, W, C) to (1, C, H, W)
+    return torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)[None]
+
+
+def loss_by_hand(model: nn.Module, labeled: LabeledSet, rows: list[int], settings: TrainSettings) -> Tensor:
+    """λ ℓ(f(x), y) + (1 − λ) ℓ(f(x_adv), y), one sample and one image at a time."""
+    losses = []
+    for row in rows:
+        label = torch.tensor([int(labeled.labels[row])])
+        image = to_pixels(labeled.images[row])
+        adversaries = []
+        if settings.adversaries != "fresh" and labeled.twin_mask()[row]:
+            assert labeled.twins is not None
+            adversaries.append(to_pixels(labeled.twins[row]))
+        if settings.adversaries != "stored":
+            point = image.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(model(point), label), point)
+            adversaries.append((image + EPSILON * gradient.sign()).clamp(0, 1))
+        clean = F.cross_entropy(model(image), label)
+        attacked = [F.cross_entropy(model(adversary), label) for adversary in adversaries]
+        if attacked:
+            weight = settings.clean_weight
+            losses.append(weight * clean + (1 - weight) * sum(attacked) / len(attacked))
+        else:
+            losses.append(clean)
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("adversaries", ["stored", "fresh", "both"])
+@pytest.mark.parametrize("clean_weight", [0.0, 0.3, 1.0])
+def test_train_step__gradients_agree_with_a_loop_over_samples(
+    adversaries: Any, clean_weight: float, make_model: MakeModel, make_labeled: MakeLabeled
+) -> None:
+    labeled = make_labeled(9, twins="half")
+    settings = TrainSettings(
+        adversaries=adversaries, clean_weight=clean_weight, attack="fgsm", epsilon=EPSILON
+    )
+    rows = [4, 0, 7, 3, 8]
+    reference = make_model()
+    expected = loss_by_hand(reference, labeled, rows, settings)
+    expected.backward()
+
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    batch = load(labeled, rows, settings)
+    sums = train_step(model, model, optimizer, batch, settings, global_count=len(rows))
+
+    assert sums[6].item() / len(rows) == pytest.approx(expected.item(), rel=1e-5)
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+        torch.testing.assert_close(ours.detach(), (theirs - 0.5 * theirs.grad).detach())  # type: ignore[operator]
+
+
+def test_train_step__shares_of_unequal_size_average_to_the_global_gradient(
+    make_model: MakeModel, make_labeled: MakeLabeled
+) -> None:
+    labeled = make_labeled(9, twins="half")
+    settings = TrainSettings(adversaries="both", attack="fgsm", epsilon=EPSILON)
+    reference = make_model()
+    loss_by_hand(reference, labeled, [4, 0, 7], settings).backward()
+
+    gradients = []
+    for share in ([4, 0], [7], []):
+        model = make_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        batch = load(labeled, share, settings)
+        train_step(model, model, optimizer, batch, settings, global_count=3, world_size=3)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all((gradient == 0).all() for gradient in gradients[2])  # type: ignore[union-attr]
+    for parameter, parts in zip(reference.parameters(), zip(*gradients, strict=True), strict=True):
+        torch.testing.assert_close(sum(parts) / 3, parameter.grad)
+
+
+@pytest.mark.parametrize(
+    ("adversaries", "clean_weight", "expected"),
+    [
+        ("fresh", 1.0, 4),  # clean only
+        ("fresh", 0.5, 8),
+        ("fresh", 0.0, 4),  # adversarial only
+        ("stored", 0.5, 6),  # rows 0 and 2 have a twin
+        ("stored", 0.0, 4),  # two twins, two clean images without one
+        ("both", 0.5, 10),
+        ("both", 0.0, 6),
+    ],
+)
+def test_train_step__one_joint_forward_pass_of_what_counts(
+    adversaries: Any, clean_weight: float, expected: int, make_model: MakeModel, make_labeled: MakeLabeled
+) -> None:
+    settings = TrainSettings(adversaries=adversaries, clean_weight=clean_weight)
+    model = make_model(batch_norm=True).train()
+    sizes: list[int] = []
+    model.register_forward_hook(
+        lambda module, inputs, output: sizes.append(len(inputs[0])) if module.training else None
+    )
+    batch = load(make_labeled(4, twins="half"), [0, 1, 2, 3], settings)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    sums = train_step(model, model, optimizer, batch, settings, global_count=4)
+    assert sizes == [expected]
+    assert sums[2] + sums[5] == expected
+    assert sums[7] == 4
+
+
+def test_joint_loss__sums_by_hand() -> None:
+    linear = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[0.0], [4.0]]))  # pixel p: logits (0, 4 p)
+    confident = nn.Sequential(nn.Flatten(), linear)
+    batch = Batch(
+        images=torch.tensor([1.0, 0.0, 1.0]).reshape(3, 1, 1, 1),
+        labels=torch.tensor([1, 1, 0]),
+        weights=torch.tensor([1.0, 1.0, 0.0]),
+        samples=2,
+        clean_rows=torch.arange(3),
+        twins=torch.zeros(1, 1, 1, 1),
+        twin_rows=torch.tensor([0]),
+        start_keys=torch.zeros(3, dtype=torch.int64),
+        fresh=False,
+    )
+    loss, sums = joint_loss(confident, batch, batch.images[:0], clean_weight=0.25)
+    even, sure = np.log(2), np.log1p(np.exp(-4))  # cross-entropy of logits (0, 0) and of (0, 4) for class 1
+    total = (0.25 * sure + 0.75 * even) + even
+    assert loss.item() == pytest.approx(total / 2, rel=1e-5)
+    # Equal logits count as class 0, so the second image and the twin are misses.
+    assert sums.tolist() == pytest.approx([sure + even, 1, 2, even, 0, 1, total, 2], rel=1e-5)
+
+
+def test_load_batch__a_twin_moves_as_its_image_does(make_labeled: MakeLabeled) -> None:
+    labeled = make_labeled(6)
+    twinned = LabeledSet(labeled.sample_ids, labeled.images, labeled.labels, labeled.images)
+    batch = load(twinned, [5, 2, 0], TrainSettings(adversaries="stored", augment="flip_shift"))
+    assert torch.equal(batch.images, batch.twins)
+    still = load(twinned, [5, 2, 0], TrainSettings(adversaries="stored"))
+    assert not torch.equal(batch.images, still.images)
+    assert torch.equal(still.images[1:2], to_pixels(labeled.images[2]))
