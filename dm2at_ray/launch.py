@@ -24,6 +24,17 @@ from dm2at_ray.store import RunDirectory
 
 LOOK_SECONDS = 0.3
 
+LOCAL_RAY = {
+    # Ray's own default, but it is only set in the process that starts Ray: said, so that every process agrees.
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # An idle process that has torch imported saves the next stage several seconds; Ray would end it after one.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    # Ray Train answers reports and ends trainings as often as it looks: every 2 s by default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+}
+"""Environment of a Ray that is started here, where it is not set otherwise."""
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -87,11 +98,10 @@ def joined_ray(config: Config) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
-        # Ray would choose so by itself, but only now and then: it is said, so that every process agrees.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        for variable, value in LOCAL_RAY.items():
+            os.environ.setdefault(variable, value)
     ray.init(
         address=address or "local",
         namespace=NAMESPACE,

@@ -25,8 +25,9 @@ def distance(x: Tensor, y: Tensor, l1_weight: float = 1.0, l2_weight: float = 1.
         tensor(12.)
     """
     x, y = _accumulated(x, y)
-    difference = x - y
-    l1 = torch.linalg.vector_norm(difference, ord=1, dim=-1)
+    difference = (x - y).abs()
+    # Not vector_norm(ord=1): on CPU that is about five times slower than the sum.
+    l1 = difference.sum(dim=-1)
     l2 = torch.linalg.vector_norm(difference, ord=2, dim=-1)
     return l1_weight * l1 + l2_weight * l2
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from dm2at_ray.errors import ModelError
 from dm2at_ray.models.small_cnn import small_cnn
-from dm2at_ray.models.torchvision_models import classifier_names, torchvision_network
 from dm2at_ray.models.user_model import user_network
 
 BUILT_IN = {"small_cnn": small_cnn}
@@ -33,6 +32,9 @@ def make_network(name: str, num_classes: int, in_channels: int, image_size: int)
         return user_network(name, num_classes, in_channels, image_size), image_size
     if name in BUILT_IN:
         return BUILT_IN[name](num_classes, in_channels, image_size), image_size
+    # Imported here, because torchvision costs every process 1.5 s that the small models do not need.
+    from dm2at_ray.models.torchvision_models import classifier_names, torchvision_network
+
     known = [*BUILT_IN, *classifier_names()]
     if name not in known:
         close = difflib.get_close_matches(name.lower(), known, n=3)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from dm2at_ray.errors import ModelError
+from dm2at_ray.models.stem import first_convolution
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +65,6 @@ def torchvision_network(
         f"model {name} takes neither images of {image_size} pixels nor any size up to {UPSAMPLED_SIZES[-1]}; "
         "choose another image size or model"
     )
-
-
-def first_convolution(net: nn.Module) -> str | None:
-    """The name of the stem: the first nn.Conv2d, or None."""
-    return next((name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)), None)
 
 
 def _options(name: str, image_size: int) -> dict[str, object]:

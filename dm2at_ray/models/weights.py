@@ -7,13 +7,11 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import safetensors.torch
-import torchvision.models as zoo
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torchvision.models.vision_transformer import interpolate_embeddings
 
 from dm2at_ray.errors import ModelError
-from dm2at_ray.models.torchvision_models import first_convolution
+from dm2at_ray.models.stem import first_convolution
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +60,9 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
     if _differs(STATISTICS[0], tensors, own):
         skipped += STATISTICS
     skipped += _adapt_stem(model, tensors, path)
-    if isinstance(model, zoo.VisionTransformer) and _differs(POSITION_EMBEDDING, tensors, own):
+    if _differs(POSITION_EMBEDDING, tensors, own) and _is_vision_transformer(model):
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
         logger.warning("%s: position embedding interpolated to %d pixels", path, model.image_size)
         tensors = interpolate_embeddings(model.image_size, model.patch_size, tensors)
     if skipped:
@@ -141,6 +141,13 @@ def _adapt_stem(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) 
     tensors[name] = given.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
     logger.warning("%s: stem %s adapted from %d to %d channels", path, stem, given.shape[1], channels)
     return []
+
+
+def _is_vision_transformer(model: nn.Module) -> bool:
+    # Imported here, because torchvision costs every process 1.5 s that the small models do not need.
+    from torchvision.models import VisionTransformer
+
+    return isinstance(model, VisionTransformer)
 
 
 def _head(model: nn.Module) -> list[str]:

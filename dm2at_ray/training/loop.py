@@ -66,8 +66,9 @@ def train(
     """Train `model` in place, as one of `world_size` workers that all call this with the same arguments.
 
     Any number of workers trains as one would: batches are global, and every draw belongs to a sample. (Models
-    with batch norm differ, for each worker normalizes by its own share, and so do models with dropout.) A training started from a state that an
-    earlier one captured goes on, bitwise on the same CPU, as the uncut one.
+    with batch norm differ, for each worker normalizes by its own share, and so do models with dropout.) A
+    training started from a state that an earlier one captured goes on, bitwise on the same CPU, as the uncut
+    one.
 
     Args:
         model: The bare model, maps (N, C, H, W) pixels in [0, 1] to logits (N, classes). Left in eval mode.
