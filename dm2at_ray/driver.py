@@ -183,7 +183,7 @@ class Driver:
         self, round_: RoundDirectory, measured: dict[str, Any], excluded: np.ndarray
     ) -> dict[str, Any]:
         """Everything reported for the round, as metrics.json."""
-        training = round_.model_description()["training"]
+        training = round_.training()
         labels, scores = round_.labels(), round_.queries()["score"].to_pylist()
         counts = np.bincount(labels["label"].to_numpy(), minlength=self._model.num_classes)
         return {

@@ -21,6 +21,7 @@ from dm2at_ray.errors import RunError
 from dm2at_ray.monitoring.progress import ProgressView, make_progress
 from dm2at_ray.preflight import check, check_resources
 from dm2at_ray.store import RunDirectory
+from dm2at_ray.uri import absolute_uri
 
 LOOK_SECONDS = 0.3
 
@@ -75,7 +76,7 @@ def run(config: Config, run_dir: str | Path | None = None, *, progress: Progress
         >>> result.rounds[-1]["accuracy"]["clean"]  # doctest: +SKIP
         0.97
     """
-    directory = RunDirectory(_absolute_uri(str(run_dir or f"runs/{config.name}")))
+    directory = RunDirectory(absolute_uri(str(run_dir or f"runs/{config.name}")))
     directory.check_config(config)
     plan = check(config, directory)
     with progress or make_progress(sys.stdout) as view, joined_ray(config):
@@ -140,8 +141,3 @@ def _end(actor: Any) -> None:
     except ray.exceptions.RayError:
         logging.getLogger(__name__).debug("the driver was gone already", exc_info=True)
     ray.kill(actor)
-
-
-def _absolute_uri(uri: str) -> str:
-    """Workers start in other directories, so a local path is made absolute."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from dm2at_ray.algorithm.acquisition import STRATEGIES
 from dm2at_ray.config import Config
@@ -12,6 +11,7 @@ from dm2at_ray.models import ModelSpec
 from dm2at_ray.pool import Source, SourceSpec, open_source
 from dm2at_ray.stages.manifest import summary_of
 from dm2at_ray.store import RunDirectory
+from dm2at_ray.uri import absolute_uri
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def check(config: Config, run: RunDirectory) -> Plan:
         image_size=size,
         mean=config.model.mean,
         std=config.model.std,
-        weights=_absolute(config.model.weights),
+        weights=config.model.weights and absolute_uri(config.model.weights),
     )
     model.build(seed=0)
     return Plan(replace(source.spec, image_size=size, channels=channels), model, names, sizes)
@@ -98,8 +98,8 @@ def source_spec(config: Config) -> SourceSpec:
     data = config.data
     return SourceSpec(
         kind=data.source,
-        path=_absolute(data.path),
-        test_path=_absolute(data.test_path),
+        path=data.path and absolute_uri(data.path),
+        test_path=data.test_path and absolute_uri(data.test_path),
         test_fraction=data.test_fraction,
         image_column=data.image_column,
         label_column=data.label_column,
@@ -107,10 +107,6 @@ def source_spec(config: Config) -> SourceSpec:
         channels=data.channels,
         seed=config.seed,
     )
-
-
-def _absolute(path: str | None) -> str | None:
-    return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
 
 
 def _count(run: RunDirectory, source: Source, split: str) -> int:

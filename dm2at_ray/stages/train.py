@@ -111,7 +111,7 @@ def retrain(
     checkpoint = result.checkpoint
     with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/weights.safetensors") as stream:
         weights = stream.readall()
-    context.round.write_model(weights, {"spec": context.model.to_json(), "training": outcome})
+    context.round.write_model(weights, context.model, outcome)
     return outcome
 
 

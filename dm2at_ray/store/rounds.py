@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import safetensors.torch
 import torch
 
+from dm2at_ray.models import ModelSpec
 from dm2at_ray.store.files import Files
 
 QUERIES_SCHEMA = pa.schema(
@@ -98,18 +100,28 @@ class RoundDirectory:
         """Whether the round's model is trained."""
         return self.files.exists("model/model.json")
 
-    def write_model(self, weights: bytes, description: dict[str, Any]) -> None:
-        """Write the trained model: safetensors, then the JSON that says it is complete."""
+    def write_model(self, weights: bytes, spec: ModelSpec, training: dict[str, Any]) -> None:
+        """Write the trained model: safetensors, then the JSON that says it is complete.
+
+        Args:
+            weights: The state dict as a safetensors file.
+            spec: What it is the state of.
+            training: What the training measured.
+        """
         self.files.write_bytes("model/model.safetensors", weights)
-        self.files.write_json("model/model.json", description)
+        self.files.write_json("model/model.json", {"spec": asdict(spec), "training": training})
+
+    def model_spec(self) -> ModelSpec:
+        """What the trained model is."""
+        return ModelSpec(**self.files.read_json("model/model.json")["spec"])
+
+    def training(self) -> dict[str, Any]:
+        """What the training measured."""
+        return self.files.read_json("model/model.json")["training"]
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The trained model's state dict, on the CPU."""
         return safetensors.torch.load(self.files.read_bytes("model/model.safetensors"))
-
-    def model_description(self) -> dict[str, Any]:
-        """What was written beside the weights: the model's spec and what training measured."""
-        return self.files.read_json("model/model.json")
 
     @property
     def has_metrics(self) -> bool:

@@ -1,0 +1,157 @@
+"""The `dm2at` command: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn, Optional
+
+import typer
+from rich.console import Console
+
+from dm2at_ray import __version__
+from dm2at_ray.errors import UserError
+
+app = typer.Typer(
+    help="Robust active learning for image classifiers, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RunDirArgument = Annotated[str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)]
+
+
+class Interrupted(BaseException):
+    """A signal asked the command to end.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main() -> NoReturn:
+    """Entry point: user errors are one line and exit code 2, signals 128 + their number, bugs a traceback."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except typer.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except Interrupted as interrupted:
+        print("stopped; what is committed stays: the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + interrupted.number)
+    except _usage_error() as error:
+        error.show()
+        sys.exit(2)
+    sys.exit(0)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The YAML file of the run.", show_default=False)],
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer reads the annotation at run time, also on Python 3.10
+        typer.Option("--set", help="Set a field: section.field=value. May be given several times."),
+    ] = None,
+    run_dir: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Where the run is kept: a local path or a URI. runs/NAME if left out."),
+    ] = None,
+) -> None:
+    """Play active-learning rounds until a stop rule says so; go on where an earlier call was cut off."""
+    from dm2at_ray.config import Config
+    from dm2at_ray.launch import run as run_rounds
+    from dm2at_ray.monitoring.tables import round_costs_table, rounds_table
+
+    with _signals_raise():
+        result = run_rounds(Config.load(config, settings), run_dir)
+    console = Console()
+    console.print(rounds_table(result.rounds), round_costs_table(result.rounds), sep="\n")
+    report_path = _write_report(result.run_dir)
+    print(f"done: {result.reason}\nrun directory: {result.run_dir}\nreport: {report_path}")
+
+
+@app.command()
+def status(
+    run_dir: RunDirArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Tell where a run is: the driver's own word while it works, else what it left."""
+    from dm2at_ray.monitoring.tables import rounds_table
+    from dm2at_ray.status import read_status, status_lines
+
+    found = read_status(run_dir)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for line in status_lines(found):
+        print(line)
+    if found["rounds"]:
+        Console().print(rounds_table(found["rounds"]))
+
+
+@app.command()
+def report(
+    run_dir: RunDirArgument,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="The file to write; report.html in the run directory if left out."),
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page: curves, stage times, and the pictures that were queried."""
+    print(_write_report(run_dir, output))
+
+
+@app.command("config")
+def show_config() -> None:
+    """Print every field of a config with its default and its meaning."""
+    from dm2at_ray.config_help import config_help
+
+    print(config_help())
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def _write_report(run_dir: str, output: Path | None = None) -> str:
+    from dm2at_ray.run_report import write_report
+
+    return write_report(run_dir, output)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into an exception, so that everything on the way out is ended; the first one counts."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    before: dict[int, Any] = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+def _usage_error() -> type[Any]:
+    """The base of what click raises for a wrong command line, whichever click typer brings along."""
+    return typer.BadParameter.__mro__[2]
+
+
+if __name__ == "__main__":
+    main()
