@@ -26,8 +26,6 @@ from dm2at_ray.uri import absolute_uri
 LOOK_SECONDS = 0.3
 
 LOCAL_RAY = {
-    # Ray's own default, but it is only set in the process that starts Ray: said, so that every process agrees.
-    "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     # An idle process that has torch imported saves the next stage several seconds; Ray would end it after one.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
@@ -95,7 +93,11 @@ def run(config: Config, run_dir: str | Path | None = None, *, progress: Progress
 
 @contextmanager
 def joined_ray(config: Config) -> Iterator[None]:
-    """Ray for the time of a run; one that was started here ends here, and its chatter stays in its log files."""
+    """Ray for the time of a run; one that was started here ends here, and its chatter stays in its log files.
+
+    RAY_AUTH_MODE is left alone: where it is unset, Ray makes a token and turns token authentication on by itself,
+    which setting it here, after Ray was imported, would prevent.
+    """
     if ray.is_initialized():
         yield
         return
