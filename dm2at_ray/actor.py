@@ -53,16 +53,22 @@ class DriverActor:
         plan: What the preflight found.
         run_uri: The run directory.
         owner: Names this driver and its restarts in the lease.
-        address: Where Ray can be asked for the actor.
+        contact: Where Ray can be asked for the actor, for `dm2at status`.
     """
 
-    def __init__(self, config: Config, plan: Plan, run_uri: str, owner: str, address: str) -> None:
+    def __init__(
+        self, config: Config, plan: Plan, run_uri: str, owner: str, contact: dict[str, str]
+    ) -> None:
         self._config = config
         self._plan = plan
         self._run = RunDirectory(run_uri)
-        self._lease = Lease(self._run.files, owner, address)
-        self._journal = Journal(self._run, config, plan.class_names)
+        self._lease = Lease(self._run.files, owner, contact)
+        self._journal = self.make_journal()
         self._ended = threading.Event()
+
+    def make_journal(self) -> Journal:
+        """Where the driver tells how far it is."""
+        return Journal(self._run, self._config, self._plan.class_names)
 
     def run(self) -> Outcome:
         """Play all rounds that are left; what the user can mend comes back as an outcome, a bug as itself."""
@@ -131,22 +137,37 @@ class DriverActor:
                 logger.exception("the lease on %s could not be renewed", self._run.uri)
 
 
-def start_driver(config: Config, plan: Plan, run: RunDirectory, owner: str) -> Any:
+def start_driver(
+    config: Config, plan: Plan, run: RunDirectory, owner: str, actor_class: type[DriverActor] = DriverActor
+) -> Any:
     """Start the driver of a run directory.
+
+    Args:
+        config: Of the run.
+        plan: What the preflight found.
+        run: The run directory.
+        owner: Names this driver and its restarts in the lease.
+        actor_class: The driver.
+
+    Returns:
+        The actor's handle; its `run` has yet to be called.
 
     Raises:
         RunError: Another driver works on it, in this cluster (its name is taken) or elsewhere (the lease is held).
     """
-    context = ray.get_runtime_context()
+    contact = {
+        "address": ray.get_runtime_context().gcs_address,
+        "auth_mode": os.environ.get("RAY_AUTH_MODE", ""),
+    }
     restartable = ray.remote(
         num_cpus=0,
         max_restarts=MAX_RESTARTS,
         max_task_retries=MAX_RESTARTS,
         concurrency_groups={"control": 4},
-    )(DriverActor)
-    actor_class = restartable.options(name=driver_name(run.uri), namespace=NAMESPACE)
+    )(actor_class)
+    named = restartable.options(name=driver_name(run.uri), namespace=NAMESPACE)
     try:
-        return actor_class.remote(config, plan, run.uri, owner, context.gcs_address)
+        return named.remote(config, plan, run.uri, owner, contact)
     except ValueError as error:
         if "already" not in str(error):
             raise

@@ -87,7 +87,7 @@ class Driver:
         """One round; what an earlier attempt at it has left is not done again."""
         context = self._context(round_.index)
         if not round_.has_queries:
-            round_.write_queries(self._select(context, excluded))  # Steps 1 to 4
+            round_.write_queries(self.select(context, excluded))  # Steps 1 to 4
         query_ids = round_.query_ids()
         if round_.index > 0 and not round_.has_adversarial(craft_parts(len(query_ids), context.batch_size)):
             with self._journal.stage(round_, "craft") as progress:  # Step 5
@@ -109,7 +109,7 @@ class Driver:
         round_.commit()
         self._journal.committed(round_.metrics())
 
-    def _select(self, context: StageContext, excluded: np.ndarray) -> pa.Table:
+    def select(self, context: StageContext, excluded: np.ndarray) -> pa.Table:
         """Steps 1 to 4: the queries of the round, best first; round 0 draws them at random."""
         round_ = context.round
         acquisition = Acquisition.of(self._config, strategy="random" if round_.index == 0 else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import time
 from typing import Any
@@ -58,8 +59,14 @@ def status_lines(found: dict[str, Any]) -> list[str]:
 def _ask_driver(run: RunDirectory) -> dict[str, Any] | None:
     """The driver's own status; None where it cannot be reached."""
     holder = read_lease(run.files)
-    if not holder or time.time() - holder["time"] > LIFETIME_SECONDS or not _answers(holder["address"]):
+    if not holder or time.time() - holder["time"] > LIFETIME_SECONDS:
         return None
+    contact = holder["contact"]
+    if not _answers(contact["address"]):
+        return None
+    # Ray reads it when it is imported; in the wrong mode the join would be refused, at length.
+    if contact["auth_mode"]:
+        os.environ.setdefault("RAY_AUTH_MODE", contact["auth_mode"])
     import ray
 
     from dm2at_ray.actor import NAMESPACE, driver_name
@@ -68,7 +75,7 @@ def _ask_driver(run: RunDirectory) -> dict[str, Any] | None:
     try:
         if not was_joined:
             ray.init(
-                address=holder["address"], namespace=NAMESPACE, log_to_driver=False, logging_level=logging.CRITICAL
+                address=contact["address"], namespace=NAMESPACE, log_to_driver=False, logging_level=logging.CRITICAL
             )
         actor = ray.get_actor(driver_name(run.uri), namespace=NAMESPACE)
         return ray.get(actor.status.remote(), timeout=ANSWER_SECONDS)

@@ -25,14 +25,20 @@ class Lease:
     Args:
         files: The run directory.
         owner: Who holds the lease: the same for a driver and its restarts.
-        address: Where the driver can be asked (Ray's GCS address), for `dm2at status`.
+        contact: How the driver can be asked, for `dm2at status`: plain values, kept in the lease as they are.
         now: The clock, in seconds since the epoch.
     """
 
-    def __init__(self, files: Files, owner: str, address: str = "", now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        files: Files,
+        owner: str,
+        contact: dict[str, str] | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._files = files
         self._owner = owner
-        self._address = address
+        self._contact = contact or {}
         self._now = now
 
     def acquire(self) -> None:
@@ -61,7 +67,7 @@ class Lease:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "boot": _boot_id(),
-                "address": self._address,
+                "contact": self._contact,
                 "time": self._now(),
             },
         )
@@ -79,7 +85,7 @@ class Lease:
 
 
 def read_lease(files: Files) -> dict:
-    """Who holds the run directory: owner, host, pid, boot, address, time; an empty dict for nobody."""
+    """Who holds the run directory: owner, host, pid, boot, contact, time; an empty dict for nobody."""
     try:
         return files.read_json(LEASE_FILE)
     except FileNotFoundError:
