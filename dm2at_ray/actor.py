@@ -15,6 +15,7 @@ from dm2at_ray.config import Config
 from dm2at_ray.driver import Driver
 from dm2at_ray.errors import RunError, UserError
 from dm2at_ray.journal import Journal
+from dm2at_ray.monitoring.server import MetricsServer
 from dm2at_ray.monitoring.snapshot import Snapshot
 from dm2at_ray.preflight import Plan
 from dm2at_ray.store import Lease, RunDirectory
@@ -79,9 +80,6 @@ class DriverActor:
             return Outcome(failure=str(error))
         threading.Thread(target=self._keep_lease, daemon=True).start()
         self._run.write_config(self._config)
-        settings = self._config.monitoring
-        server = self._journal.metrics.serve(settings.host, settings.port) if settings.enabled else None
-        metrics_url = f"http://{server.host}:{server.port}/metrics" if server else None
         driver = Driver(
             self._config,
             self._run,
@@ -90,8 +88,9 @@ class DriverActor:
             self._journal,
             ray.get_runtime_context().current_actor,
         )
+        server = None
         try:
-            self._journal.phase("starting", metrics_url=metrics_url, pid=os.getpid())
+            server = self._serve_metrics()
             return Outcome(reason=driver.run(self._plan.sizes))
         except Exception as error:
             user_error = find_user_error(error)
@@ -105,6 +104,18 @@ class DriverActor:
             self._lease.release()
             if server:
                 server.close()
+
+    def _serve_metrics(self) -> MetricsServer | None:
+        settings = self._config.monitoring
+        if not settings.enabled:
+            self._journal.phase("starting", pid=os.getpid(), metrics_url=None)
+            return None
+        server = self._journal.metrics.serve(settings.host, settings.port)
+        url = f"http://{server.host}:{server.port}/metrics"
+        busy = f" (port {settings.port} is busy)" if settings.port not in (0, server.port) else ""
+        self._journal.notice(f"metrics: {url}{busy}")
+        self._journal.phase("starting", pid=os.getpid(), metrics_url=url)
+        return server
 
     @ray.method(concurrency_group="control")
     def snapshot(self) -> Snapshot:

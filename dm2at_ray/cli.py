@@ -42,18 +42,13 @@ class Interrupted(BaseException):
 def main() -> NoReturn:
     """Entry point: user errors are one line and exit code 2, signals 128 + their number, bugs a traceback."""
     try:
-        app(standalone_mode=False)
+        app()
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
     except Interrupted as interrupted:
         print("stopped; what is committed stays: the same command goes on from there", file=sys.stderr)
         sys.exit(128 + interrupted.number)
-    except _usage_error() as error:
-        error.show()
-        sys.exit(2)
     sys.exit(0)
 
 
@@ -146,11 +141,6 @@ def _signals_raise() -> Iterator[None]:
     yield
     for each, handler in before.items():
         signal.signal(each, handler)
-
-
-def _usage_error() -> type[Any]:
-    """The base of what click raises for a wrong command line, whichever click typer brings along."""
-    return typer.BadParameter.__mro__[2]
 
 
 if __name__ == "__main__":

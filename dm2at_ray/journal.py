@@ -36,6 +36,7 @@ class Journal:
         self._lock = threading.Lock()
         self._driver = uuid.uuid4().hex
         self._finished: list[StageLine] = []
+        self._notices: list[str] = []
         self._status: dict[str, Any] = {"phase": "starting", "round": 0, "stage": "", "labeled": 0, "pool": 0}
         self._stage_started = 0.0
         self._done, self._total, self._unit = 0, 0, "images"
@@ -48,6 +49,11 @@ class Journal:
         self.metrics.round_started(status["round"])
         self.metrics.phase_changed(phase)
         self._run.write_status(status)
+
+    def notice(self, text: str) -> None:
+        """Have a line shown to whoever follows the run."""
+        with self._lock:
+            self._notices.append(text)
 
     def sizes(self, *, labeled: int, pool: int, rejected: int) -> None:
         """Note the sizes of L and U, and the images set aside."""
@@ -113,6 +119,7 @@ class Journal:
                 seconds=time.time() - self._stage_started,
                 finished=tuple(self._finished),
                 driver=self._driver,
+                notices=tuple(self._notices),
             )
 
     def status(self) -> dict[str, Any]:

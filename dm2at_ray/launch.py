@@ -76,6 +76,9 @@ def run(config: Config, run_dir: str | Path | None = None, *, progress: Progress
     """
     directory = RunDirectory(absolute_uri(str(run_dir or f"runs/{config.name}")))
     directory.check_config(config)
+    status = directory.status()
+    if status.get("phase") == "done":
+        return _result(directory, status["reason"])
     plan = check(config, directory)
     with progress or make_progress(sys.stdout) as view, joined_ray(config):
         check_resources(config, ray.cluster_resources())
@@ -87,8 +90,11 @@ def run(config: Config, run_dir: str | Path | None = None, *, progress: Progress
             raise
     if outcome.failure is not None:
         raise RunError(outcome.failure)
-    rounds = [r.metrics() for r in directory.committed_rounds()]
-    return RunResult(directory.uri, outcome.reason or "", rounds)
+    return _result(directory, outcome.reason or "")
+
+
+def _result(directory: RunDirectory, reason: str) -> RunResult:
+    return RunResult(directory.uri, reason, [r.metrics() for r in directory.committed_rounds()])
 
 
 @contextmanager

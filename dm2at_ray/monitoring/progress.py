@@ -42,22 +42,25 @@ class ProgressView(Protocol):
 
 
 class _Lines:
-    """Picks from each snapshot the finished stages that have not been shown."""
+    """Picks from each snapshot the notices and the finished stages that have not been shown."""
 
     def __init__(self) -> None:
         self._driver: str | None = None
         self._shown = 0
+        self._noticed = 0
 
     def new(self, snapshot: Snapshot) -> list[str]:
         if snapshot.driver != self._driver:
-            self._driver, self._shown = snapshot.driver, 0
+            self._driver, self._shown, self._noticed = snapshot.driver, 0, 0
+        notices = snapshot.notices[self._noticed :]
+        self._noticed = len(snapshot.notices)
         fresh = sorted(
             (line for line in snapshot.finished if line.sequence > self._shown),
             key=lambda line: line.sequence,
         )
         if fresh:
             self._shown = fresh[-1].sequence
-        return [stage_text(line, snapshot.rounds) for line in fresh]
+        return [*notices, *(stage_text(line, snapshot.rounds) for line in fresh)]
 
 
 class LineProgress:

@@ -34,6 +34,7 @@ class Snapshot:
         seconds: Seconds since the stage started.
         finished: Finished stages, at least all those since the last snapshot.
         driver: Changes whenever the driver is started anew, because its lines then count from 1 again.
+        notices: Lines of their own that the driver has to say, such as where it serves its metrics.
     """
 
     round: int
@@ -46,6 +47,7 @@ class Snapshot:
     seconds: float = 0.0
     finished: tuple[StageLine, ...] = ()
     driver: str = ""
+    notices: tuple[str, ...] = ()
 
 
 def round_heading(round_index: int, rounds: int | None) -> str:
