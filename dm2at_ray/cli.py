@@ -69,6 +69,8 @@ def run(
     from dm2at_ray.launch import run as run_rounds
     from dm2at_ray.monitoring.tables import round_costs_table, rounds_table
 
+    # As `python -m` does: a model named by its import path lies where the user stands.
+    sys.path.insert(0, str(Path.cwd()))
     with _signals_raise():
         result = run_rounds(Config.load(config, settings), run_dir)
     console = Console()

@@ -32,7 +32,9 @@ Epsilon = Annotated[float, BeforeValidator(_fraction), Field(ge=0.0, le=1.0)]
 class Section(BaseModel):
     """Base of all sections: immutable, strict about unknown keys, documented by its fields' docstrings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
 
 
 class DataConfig(Section):
@@ -282,7 +284,9 @@ class Config(Section):
             text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
             reason = error.strerror or error
-            raise ConfigError(f"config: {path} cannot be read ({reason}); give the path of a YAML file") from None
+            raise ConfigError(
+                f"config: {path} cannot be read ({reason}); give the path of a YAML file"
+            ) from None
         values = _parse_yaml(text, str(path))
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: not a mapping of sections; see configs/quickstart.yaml for one")
@@ -305,7 +309,11 @@ class Config(Section):
         if self.data.source != "digits" and self.data.path is None:
             refuse("data.path", None, f"the source {self.data.source} needs one; give the path of its images")
         if self.mixup.prescreen is not None and self.mixup.space != "input":
-            refuse("mixup.prescreen", self.mixup.prescreen, "only has an effect with mixup.space: input; leave it out")
+            refuse(
+                "mixup.prescreen",
+                self.mixup.prescreen,
+                "only has an effect with mixup.space: input; leave it out",
+            )
         if self.stop.label_budget is not None and self.stop.label_budget < self.query.initial:
             refuse(
                 "stop.label_budget",
@@ -342,13 +350,17 @@ def _parse_yaml(text: str, origin: str) -> Any:
 def _apply_override(values: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     if not separator or not path.strip():
-        raise ConfigError(f"--set {override}: not of the form section.field=value; write e.g. --set query.size=50")
+        raise ConfigError(
+            f"--set {override}: not of the form section.field=value; write e.g. --set query.size=50"
+        )
     *sections, field = path.strip().split(".")
     target = values
     for section in sections:
         target = target.setdefault(section, {}) if isinstance(target, dict) else target
     if not isinstance(target, dict):
-        raise ConfigError(f"--set {override}: {'.'.join(sections)} is no section; see `dm2at config` for the fields")
+        raise ConfigError(
+            f"--set {override}: {'.'.join(sections)} is no section; see `dm2at config` for the fields"
+        )
     target[field] = _parse_yaml(text, f"--set {override}") if text.strip() else None
 
 

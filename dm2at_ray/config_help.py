@@ -20,12 +20,17 @@ def config_help() -> str:
             continue
         lines += ["", *_comment(type(default).__doc__, ""), f"{name}:"]
         for inner, inner_field in type(default).model_fields.items():
-            lines += [*_comment(inner_field.description, "  "), f"  {inner}: {_yaml(getattr(default, inner))}"]
+            lines += [
+                *_comment(inner_field.description, "  "),
+                f"  {inner}: {_yaml(getattr(default, inner))}",
+            ]
     return "\n".join(lines)
 
 
 def _comment(text: str | None, indent: str) -> list[str]:
-    return textwrap.wrap(" ".join((text or "").split()), 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+    return textwrap.wrap(
+        " ".join((text or "").split()), 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+    )
 
 
 def _yaml(value: Any) -> str:

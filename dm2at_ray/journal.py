@@ -73,7 +73,11 @@ class Journal:
             self._stage_started = time.time()
             self._done, self._total, self._unit = 0, 0, unit
         index = round_.index if round_ is not None else 0
-        self.phase("selecting" if name in SELECTING else "training" if round_ else "starting", round=index, stage=name)
+        self.phase(
+            "selecting" if name in SELECTING else "training" if round_ else "starting",
+            round=index,
+            stage=name,
+        )
         images = 0
 
         def progress(done: int, total: int) -> None:
@@ -125,7 +129,13 @@ class Journal:
     def status(self) -> dict[str, Any]:
         """The live status: status.json's fields, and how far the stage is."""
         with self._lock:
-            return {**self._status, "done": self._done, "total": self._total, "unit": self._unit, "time": time.time()}
+            return {
+                **self._status,
+                "done": self._done,
+                "total": self._total,
+                "unit": self._unit,
+                "time": time.time(),
+            }
 
 
 def costs_by_kind(costs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -81,6 +81,7 @@ def run(config: Config, run_dir: str | Path | None = None, *, progress: Progress
         return _result(directory, status["reason"])
     plan = check(config, directory)
     with progress or make_progress(sys.stdout) as view, joined_ray(config):
+        view.message(f"run directory: {directory.uri}")
         check_resources(config, ray.cluster_resources())
         actor = start_driver(config, plan, directory, owner=uuid.uuid4().hex)
         try:

@@ -76,7 +76,9 @@ def queried_images(round_: RoundDirectory, pool: Pool, count: int) -> list[Queri
     queries = round_.queries().slice(0, count)
     ids = queries["sample_id"].to_numpy()
     twins = dict(zip(crafted["sample_id"].to_pylist(), tensor_array(crafted["image"]), strict=True))
-    predicted = dict(zip(crafted["sample_id"].to_pylist(), crafted["predicted_label"].to_pylist(), strict=True))
+    predicted = dict(
+        zip(crafted["sample_id"].to_pylist(), crafted["predicted_label"].to_pylist(), strict=True)
+    )
     answers = round_.labels()
     labels = dict(zip(answers["sample_id"].to_pylist(), answers["label"].to_pylist(), strict=True))
     return [

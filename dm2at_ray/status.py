@@ -52,7 +52,9 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     if found["live"] and found.get("metrics_url"):
         lines.append(f"metrics: {found['metrics_url']}")
     if not found["live"] and found["phase"] not in ENDED:
-        lines.append(f"no driver answers (last word {found['seconds_ago']:.0f} s ago): `dm2at run` goes on from there")
+        lines.append(
+            f"no driver answers (last word {found['seconds_ago']:.0f} s ago): `dm2at run` goes on from there"
+        )
     return lines
 
 
@@ -75,7 +77,10 @@ def _ask_driver(run: RunDirectory) -> dict[str, Any] | None:
     try:
         if not was_joined:
             ray.init(
-                address=contact["address"], namespace=NAMESPACE, log_to_driver=False, logging_level=logging.CRITICAL
+                address=contact["address"],
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
             )
         actor = ray.get_actor(driver_name(run.uri), namespace=NAMESPACE)
         return ray.get(actor.status.remote(), timeout=ANSWER_SECONDS)

@@ -39,9 +39,7 @@ def pool_blocks(pool_size: int, block_rows: int, batch_size: int) -> list[IdRang
     return [IdRange(begin, min(begin + rows, pool_size)) for begin in range(0, pool_size, rows)]
 
 
-def unlabeled_blocks(
-    pool_size: int, block_rows: int, batch_size: int, excluded: np.ndarray
-) -> list[IdRange]:
+def unlabeled_blocks(pool_size: int, block_rows: int, batch_size: int, excluded: np.ndarray) -> list[IdRange]:
     """The blocks of the pool in which any id is left besides the `excluded` ones (sorted int64)."""
     blocks = pool_blocks(pool_size, block_rows, batch_size)
     return [block for block in blocks if unlabeled_count(block, excluded)]

@@ -77,7 +77,12 @@ def find_neighbors(
             trees[j].add(of_j)
         progress(features.rows * done // len(pairs), features.rows)
     write = _write.options(num_cpus=cpus)
-    ray.get([write.remote(context.round, k, *side, *tree.partials) for side, tree in zip(sides, trees, strict=True)])
+    ray.get(
+        [
+            write.remote(context.round, k, *side, *tree.partials)
+            for side, tree in zip(sides, trees, strict=True)
+        ]
+    )
 
 
 class _MergeTree:

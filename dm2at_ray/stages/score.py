@@ -137,7 +137,10 @@ class BlockScorer:
         block = IdRange(int(batch["begin"][0]), int(batch["end"][0]))
         if self._features is None:
             ids = unlabeled_ids(block, ray.get(self._excluded))
-            columns = {"sample_id": ids, "score": _scores(self._context, self._strategy, ids, None, None, None)}
+            columns = {
+                "sample_id": ids,
+                "score": _scores(self._context, self._strategy, ids, None, None, None),
+            }
             return _top(pa.table(columns), self._budget)
         ids, features = self._features.of(block)
         columns = {"sample_id": ids, "predicted_label": _predict(self._context, ids, features)}
@@ -266,7 +269,11 @@ def _best(parts: Iterator[pa.Table], budget: int, total: int, progress: Progress
 
 
 def _as_queries(best: pa.Table) -> pa.Table:
-    columns = {"sample_id": best["sample_id"], "rank": pa.array(range(len(best)), pa.int32()), "score": best["score"]}
+    columns = {
+        "sample_id": best["sample_id"],
+        "rank": pa.array(range(len(best)), pa.int32()),
+        "score": best["score"],
+    }
     for field in QUERIES_SCHEMA:
         if field.name not in columns:
             known = field.name in best.column_names

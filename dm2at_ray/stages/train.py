@@ -87,7 +87,9 @@ def retrain(
     resources = {"CPU": compute.cpus_per_worker}
     if compute.gpus_per_worker:
         resources["GPU"] = compute.gpus_per_worker
-    task = WorkerTask(context, settings_of(config, epsilon), compute.worker_threads, config.warm_start, listener)
+    task = WorkerTask(
+        context, settings_of(config, epsilon), compute.worker_threads, config.warm_start, listener
+    )
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"task": task},

@@ -44,7 +44,9 @@ class Files:
             filesystem, path = fs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             reason = " ".join(str(error).split())
-            raise RunError(f"run directory {uri}: {reason}; give a local path or a URI such as s3://bucket/run") from None
+            raise RunError(
+                f"run directory {uri}: {reason}; give a local path or a URI such as s3://bucket/run"
+            ) from None
         return cls(filesystem, path)
 
     def below(self, name: str) -> Files:
@@ -62,7 +64,9 @@ class Files:
     def names(self, directory: str = "") -> list[str]:
         """Sorted names of what lies in a directory; empty when there is none. Unfinished writes do not show."""
         selector = fs.FileSelector(self.path(directory), allow_not_found=True)
-        return sorted(f.base_name for f in self.filesystem.get_file_info(selector) if not f.base_name.endswith(".tmp"))
+        return sorted(
+            f.base_name for f in self.filesystem.get_file_info(selector) if not f.base_name.endswith(".tmp")
+        )
 
     def delete(self, name: str) -> None:
         """Remove a file or a directory with all in it; nothing happens when it is not there."""

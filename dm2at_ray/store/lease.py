@@ -56,7 +56,9 @@ class Lease:
         self.renew()
         # Object stores have no exclusive create: whoever wrote last has it, and the other sees that here.
         if read_lease(self._files)["owner"] != self._owner:
-            raise RunError(f"run directory {self._files.root}: another driver took it this moment; wait for it")
+            raise RunError(
+                f"run directory {self._files.root}: another driver took it this moment; wait for it"
+            )
 
     def renew(self) -> None:
         """Say that the holder lives."""

@@ -147,7 +147,7 @@ class RoundDirectory:
         self.files.write_json("stages.json", costs)
 
     def commit(self) -> None:
-        """Make the round final, then remove what only its own stages needed."""
-        self.files.write_bytes("COMMITTED", b"")
+        """Remove what only the round's own stages needed, then make the round final."""
         for scratch in ("neighbors", "train"):
             self.files.delete(scratch)
+        self.files.write_bytes("COMMITTED", b"")

@@ -33,13 +33,17 @@ class RunDirectory:
             RunError: There is none.
         """
         if not self.files.exists("config.yaml"):
-            raise RunError(f"run directory {self.uri}: no run there; give the directory that `dm2at run` printed")
+            raise RunError(
+                f"run directory {self.uri}: no run there; give the directory that `dm2at run` printed"
+            )
 
     def config(self) -> Config:
         """The resolved config that the run was begun with."""
         import yaml
 
-        return Config.from_mapping(yaml.safe_load(self.files.read_bytes("config.yaml")), f"{self.uri}/config.yaml")
+        return Config.from_mapping(
+            yaml.safe_load(self.files.read_bytes("config.yaml")), f"{self.uri}/config.yaml"
+        )
 
     def check_config(self, config: Config) -> None:
         """Refuse a config that would change what the run has begun.
