@@ -95,7 +95,7 @@ class DriverActor:
         except Exception as error:
             user_error = find_user_error(error)
             line = str(user_error) if user_error else f"{type(error).__name__}: {error}".splitlines()[0]
-            self._journal.phase("failed", reason=line, stage="")
+            self._journal.close("failed", reason=line)
             if user_error is None:
                 raise
             return Outcome(failure=line)
@@ -137,7 +137,7 @@ class DriverActor:
     def interrupt(self) -> None:
         """Note that the run was stopped by its user, and give the lease back; the caller then ends the process."""
         self._ended.set()
-        self._journal.phase("interrupted", stage="")
+        self._journal.close("interrupted")
         self._lease.release()
 
     def _keep_lease(self) -> None:

@@ -33,7 +33,11 @@ class Section(BaseModel):
     """Base of all sections: immutable, strict about unknown keys, documented by its fields' docstrings."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
 
@@ -52,6 +56,8 @@ class DataConfig(Section):
     """Parquet: the column with encoded images or tensors."""
     label_column: str = "label"
     """Parquet: the column with the (hidden) labels that the simulated oracle reveals."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the classes in the order of their labels; the source's own where it is unset."""
     image_size: int | None = Field(None, ge=4)
     """Height and width in pixels that every image is brought to; the source's own size where it is unset."""
     channels: Literal[1, 3] | None = None
@@ -119,7 +125,7 @@ class MixupConfig(Section):
 
 
 class AttackConfig(Section):
-    """Step 5: the FGSM twins of the queries; epsilon also bounds the adversaries of training and evaluation."""
+    """Step 5: the FGSM twins of the queries; epsilon also bounds those of training and evaluation."""
 
     epsilon: Epsilon = 8 / 255
     """Radius of the L-infinity ball, pixels in [0, 1]; `8/255` may be written as such."""
@@ -133,16 +139,16 @@ class TrainingConfig(Section):
     epochs: int = Field(40, ge=1)
     """Passes over the labeled set in a round."""
     min_steps: int = Field(400, ge=0)
-    """At least this many optimizer steps: a small labeled set gets more epochs, so that early rounds converge."""
+    """At least this many optimizer steps: a small labeled set gets more epochs, so early rounds converge."""
     batch_size: int = Field(64, ge=1)
     """Labeled samples per step, over all workers together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """`sgd` with Nesterov momentum, or `adamw` (with a learning rate about 30 times smaller)."""
-    learning_rate: float = Field(0.1, gt=0.0, allow_inf_nan=False)
+    learning_rate: float = Field(0.1, gt=0.0)
     """Peak learning rate."""
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
     """Momentum of `sgd`."""
-    weight_decay: float = Field(5e-4, ge=0.0, allow_inf_nan=False)
+    weight_decay: float = Field(5e-4, ge=0.0)
     """L2 penalty of `sgd`, decoupled decay of `adamw`."""
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     """Learning-rate schedule over the round."""
@@ -318,12 +324,12 @@ class Config(Section):
             refuse(
                 "stop.label_budget",
                 self.stop.label_budget,
-                f"less than query.initial = {self.query.initial}; raise it or ask for fewer labels in round 0",
+                f"less than query.initial = {self.query.initial}; raise it, or ask for fewer in round 0",
             )
 
 
 def differing_fields(old: Config, new: Config) -> list[str]:
-    """Name the fields, as `section.field`, in which two configs differ, leaving out those that change no result.
+    """Name the fields, as `section.field`, in which two configs differ, but for those that change no result.
 
     `compute` and `monitoring` say where the work runs, so a run may go on under other ones.
     """

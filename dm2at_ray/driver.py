@@ -79,7 +79,7 @@ class Driver:
             self._tell_sizes(excluded)
             reason = stop_reason(self._config.stop, [r.metrics() for r in done], unlabeled)
             if reason is not None:
-                self._journal.phase("done", reason=reason, stage="")
+                self._journal.close("done", reason=reason)
                 return reason
             self._play(self._run.round(len(done)), excluded)
 

@@ -37,18 +37,27 @@ class Journal:
         self._driver = uuid.uuid4().hex
         self._finished: list[StageLine] = []
         self._notices: list[str] = []
+        self._closed = False
         self._status: dict[str, Any] = {"phase": "starting", "round": 0, "stage": "", "labeled": 0, "pool": 0}
         self._stage_started = 0.0
         self._done, self._total, self._unit = 0, 0, "images"
 
     def phase(self, phase: str, **facts: Any) -> None:
-        """Move the run into a phase and note further facts in its status."""
+        """Move the run into a phase and note further facts in its status; nothing is noted after `close`."""
         with self._lock:
+            if self._closed:
+                return
             self._status |= {"phase": phase, **facts}
             status = {**self._status, "time": time.time()}
         self.metrics.round_started(status["round"])
         self.metrics.phase_changed(phase)
         self._run.write_status(status)
+
+    def close(self, phase: str, **facts: Any) -> None:
+        """Have the last word: a stage that is being torn down may still speak up, and is not heard."""
+        self.phase(phase, stage="", **facts)
+        with self._lock:
+            self._closed = True
 
     def notice(self, text: str) -> None:
         """Have a line shown to whoever follows the run."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from dm2at_ray.algorithm.acquisition import STRATEGIES
 from dm2at_ray.config import Config
-from dm2at_ray.errors import ConfigError
+from dm2at_ray.errors import ConfigError, ModelError
 from dm2at_ray.models import ModelSpec
 from dm2at_ray.pool import Source, SourceSpec, open_source
 from dm2at_ray.stages.manifest import summary_of
@@ -51,22 +51,31 @@ def check(config: Config, run: RunDirectory) -> Plan:
     names = source.class_names
     if names is None or len(names) < 2:
         raise ConfigError(
-            f"data.label_column = {config.data.label_column!r}: the pool has no labels of two classes or more for "
-            "the simulated oracle to reveal; give a pool with labels"
+            f"data.label_column = {config.data.label_column!r}: the pool has no labels of two classes or "
+            "more for the simulated oracle to reveal; give a pool with labels"
         )
     size, channels = _image_shape(config, source)
     _check_against_pool(config, sizes["pool"])
-    model = ModelSpec(
-        name=config.model.name,
-        num_classes=len(names),
-        channels=channels,
-        image_size=size,
-        mean=config.model.mean,
-        std=config.model.std,
-        weights=config.model.weights and absolute_uri(config.model.weights),
-    )
-    model.build(seed=0)
+    model = _checked_model(config, len(names), channels, size)
     return Plan(replace(source.spec, image_size=size, channels=channels), model, names, sizes)
+
+
+def _checked_model(config: Config, num_classes: int, channels: int, image_size: int) -> ModelSpec:
+    try:
+        spec = ModelSpec(
+            name=config.model.name,
+            num_classes=num_classes,
+            channels=channels,
+            image_size=image_size,
+            mean=config.model.mean,
+            std=config.model.std,
+            weights=config.model.weights and absolute_uri(config.model.weights),
+        )
+        spec.build(seed=0)
+    except ModelError as error:
+        field = next((name for name in ("weights", "mean", "std") if name in str(error).split()), "name")
+        raise ModelError(f"model.{field} = {getattr(config.model, field)}: {error}") from None
+    return spec
 
 
 def check_resources(config: Config, available: dict[str, float]) -> None:
@@ -88,8 +97,8 @@ def check_resources(config: Config, available: dict[str, float]) -> None:
             if needed > there:
                 of = f" for training.workers = {workers}" if field.endswith("worker") else ""
                 raise ConfigError(
-                    f"compute.{field} = {each:g}{of}: {needed:g} {kind}s are more than the {there:g} of the cluster; "
-                    f"lower it{' or the workers' if of else ''}, or join a larger cluster"
+                    f"compute.{field} = {each:g}{of}: {needed:g} {kind}s are more than the {there:g} of the "
+                    f"cluster; lower it{' or the workers' if of else ''}, or join a larger cluster"
                 )
 
 
@@ -103,6 +112,7 @@ def source_spec(config: Config) -> SourceSpec:
         test_fraction=data.test_fraction,
         image_column=data.image_column,
         label_column=data.label_column,
+        class_names=data.class_names,
         image_size=data.image_size,
         channels=data.channels,
         seed=config.seed,
@@ -122,7 +132,8 @@ def _image_shape(config: Config, source: Source) -> tuple[int, int]:
         if getattr(config.data, field) is None and native is None:
             example = (32, 3)[place]
             raise ConfigError(
-                f"data.{field} = None: images of the source {config.data.source} may have any; set it, e.g. {example}"
+                f"data.{field} = None: images of the source {config.data.source} may have any; "
+                f"set it, e.g. {example}"
             )
     size, channels = native or (0, 0)
     return config.data.image_size or size, config.data.channels or channels

@@ -24,9 +24,9 @@ def read_status(run_dir: str) -> dict[str, Any]:
         run_dir: Path or URI of the run directory.
 
     Returns:
-        status.json's fields (phase, round, stage, labeled, pool, ...); `live`, whether the driver itself answered
-        (then also done, total and unit of the stage); `rounds`, the metrics of the committed rounds; `seconds_ago`,
-        the age of the word.
+        status.json's fields (phase, round, stage, labeled, pool, ...); `live`, whether the driver itself
+        answered (then also done, total and unit of the stage); `rounds`, the metrics of the committed rounds;
+        `seconds_ago`, the age of the word.
 
     Raises:
         RunError: There is no run.

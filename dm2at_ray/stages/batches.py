@@ -1,8 +1,8 @@
 """How the pool is cut, so that no answer depends on how it is cut.
 
-Blocks are ranges of sample ids whose bounds are multiples of the tile of the neighbour search and of the batch
-size; a forward pass takes the samples of one aligned range of ids, padded to the batch size. What is computed for
-a sample then depends on the pool and the batch size only, not on the number of blocks or actors.
+Blocks are ranges of sample ids whose bounds are multiples of the tile of the neighbour search and of the
+batch size; a forward pass takes the samples of one aligned range of ids, padded to the batch size. What is
+computed for a sample then depends on the pool and the batch size only, not on the number of blocks or actors.
 """
 
 from __future__ import annotations

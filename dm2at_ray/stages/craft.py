@@ -22,7 +22,7 @@ def craft_parts(queries: int, batch_size: int) -> int:
 
 
 def craft(context: StageContext, query_ids: np.ndarray, epsilon: float, progress: Progress) -> None:
-    """Make x_adv = clip(x + epsilon sign grad l(f(x), argmax f(x)), 0, 1) for each query and store it as uint8.
+    """Make x_adv = clip(x + epsilon sign grad l(f(x), argmax f(x)), 0, 1) of each query; store it as uint8.
 
     Args:
         context: The round; the model is that of the round before, in eval mode.

@@ -65,7 +65,7 @@ def embed(
     total = sum(unlabeled_count(block, excluded) for block in blocks)
     pieces = pa.table({"begin": [b.begin for b in blocks], "end": [b.end for b in blocks]})
     dataset = map_pieces(pieces, Embedder, context, ray.put(excluded), on_actors=True, name="embed")
-    # The references are matched with their blocks by position; each task that takes one checks the ids within.
+    # The references are matched with their blocks by position; each task that takes one checks its ids.
     dataset.context.execution_options.preserve_order = True
     refs: list[ObjectRef] = []
     done = dim = 0
@@ -111,5 +111,6 @@ class Embedder:
 def features_of(table: pa.Table, block: IdRange) -> tuple[np.ndarray, np.ndarray]:
     """Ids (n,) int64 and features (n, D) float16 of one block's table, without a copy where Arrow allows."""
     ids = table["sample_id"].to_numpy()
-    assert block.begin <= ids[0] and ids[-1] < block.end, f"ids {ids[0]} to {ids[-1]} are not of {block}"
+    is_of_block = block.begin <= ids[0] and ids[-1] < block.end
+    assert is_of_block, f"ids {ids[0]} to {ids[-1]} are not of {block}"
     return ids, tensor_array(table["features"])

@@ -1,4 +1,4 @@
-"""Pieces of work over Ray Data: on an actor pool, or on tasks where starting actors would cost more than the work."""
+"""Pieces of work over Ray Data: on an actor pool, or on tasks where starting actors would cost more."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def map_pieces(
 ) -> Dataset:
     """Plan `worker` over the rows of a work list.
 
-    The work list is handed over as blocks that exist already: a read task would wait for a CPU that the actors
-    hold. A CPU task finds its imports and its model where an earlier task of the same process left them, while an
-    actor starts a process (several seconds for the imports alone); a GPU task never does, because Ray ends its
-    process after it.
+    The work list is handed over as blocks that exist already: a read task would wait for a CPU that the
+    actors hold. A CPU task finds its imports and its model where an earlier task of the same process left
+    them, while an actor starts a process (several seconds for the imports alone); a GPU task never does,
+    because Ray ends its process after it.
 
     Args:
         pieces: The work list, one row a piece.
@@ -66,8 +66,7 @@ def map_pieces(
 
 def results(dataset: Dataset) -> Iterator[pa.Table]:
     """Run a dataset and yield each piece's table as it is done."""
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield batch
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 def _on_task(batch: dict[str, np.ndarray], *, worker: type, context: StageContext, args: tuple) -> pa.Table:

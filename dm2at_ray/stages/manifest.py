@@ -1,4 +1,4 @@
-"""Before round 0: list the source, read every image once, and write the manifest that gives each its sample id."""
+"""Before round 0: list the source, read every image once, and give each its sample id in the manifest."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _too_many_rejected(
     first = manifest.rejected().slice(0, 1).to_pylist()[0]
     share = summary.rejected / summary.size
     return PoolError(
-        f"data.max_rejected_fraction = {max_rejected_fraction}: {summary.rejected:,} of the {summary.size:,} images "
-        f"of the {split} ({share:.1%}) cannot be read, such as {first['uri']} ({first['reason']}); mend them, "
-        "or raise the fraction to go on without them"
+        f"data.max_rejected_fraction = {max_rejected_fraction}: {summary.rejected:,} of the {summary.size:,} "
+        f"images of the {split} ({share:.1%}) cannot be read, such as {first['uri']} ({first['reason']}); "
+        "mend them, or raise the fraction to go on without them"
     )

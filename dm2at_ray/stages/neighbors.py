@@ -1,8 +1,9 @@
 """Step 2 of Algorithm 2: the k nearest neighbours of every unlabeled sample, over pairs of blocks.
 
-D is symmetric, so a pair of blocks is searched once and both sides take their candidates from it. The partial
-results of a block are merged by a tree of tasks, the last of which writes them to the round's folder; the driver
-holds references only. A task holds two blocks of features and their running top-k; one that dies is run again.
+D is symmetric, so a pair of blocks is searched once and both sides take their candidates from it. The
+partial results of a block are merged by a tree of tasks, the last of which writes them to the round's
+folder; the driver holds references only. A task holds two blocks of features and their running top-k; one
+that dies is run again.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def find_neighbors(
         k: Neighbours of each sample, less than the number of samples.
         progress: Told of every pair, as a share of the samples.
     """
-    engine = config.engine
+    engine: str = config.engine
     if engine == "auto":
         engine = choose_engine(features.rows, features.dim, k)
     options = {"engine": engine, "l1_weight": config.l1_weight, "l2_weight": config.l2_weight}

@@ -190,14 +190,14 @@ def _scores(
 ) -> np.ndarray:
     """Scores (n,) float32 of ascending ids, in aligned and padded batches."""
     scores = np.empty(len(ids), np.float32)
-    mixes_features = neighbors is not None and not strategy.needs_images
-    row_bytes = 2 * neighbors.shape[1] * features.shape[1] if mixes_features else 1
+    mixed = None if strategy.needs_images else neighbors
+    row_bytes = 1 if mixed is None or features is None else 2 * mixed.shape[1] * features.shape[1]
     at_once = max(1, GATHER_BYTES // (row_bytes * context.batch_size))
     batches = list(aligned_batches(ids, context.batch_size))
     for first in range(0, len(batches), at_once):
         group = batches[first : first + at_once]
         begin, end = group[0].start, group[-1].stop
-        near = pool_features.gather(neighbors[begin:end]) if mixes_features else None
+        near = None if mixed is None or pool_features is None else pool_features.gather(mixed[begin:end])
         for rows in group:
             near_rows = None if near is None else near[rows.start - begin : rows.stop - begin]
             scores[rows] = _score_batch(context, strategy, ids, rows, features, neighbors, near_rows)

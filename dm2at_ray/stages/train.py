@@ -65,8 +65,8 @@ def retrain(
 ) -> dict[str, Any]:
     """Train on L = all labels of the rounds up to this one, and write the model to the round's folder.
 
-    Ray Train keeps its checkpoints (safetensors and JSON) under the round's `train/fit`: a driver that comes back
-    finds them there and goes on from the last one.
+    Ray Train keeps its checkpoints (safetensors and JSON) under the round's `train/fit`: a driver that comes
+    back finds them there and goes on from the last one.
 
     Args:
         context: The round.

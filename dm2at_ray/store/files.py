@@ -42,7 +42,7 @@ class Files:
             return cls(fs.LocalFileSystem(), str(Path(uri).absolute()))
         try:
             filesystem, path = fs.FileSystem.from_uri(uri)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             reason = " ".join(str(error).split())
             raise RunError(
                 f"run directory {uri}: {reason}; give a local path or a URI such as s3://bucket/run"
@@ -62,7 +62,7 @@ class Files:
         return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
     def names(self, directory: str = "") -> list[str]:
-        """Sorted names of what lies in a directory; empty when there is none. Unfinished writes do not show."""
+        """Sorted names of what lies in a directory, but for unfinished writes; empty when there is none."""
         selector = fs.FileSelector(self.path(directory), allow_not_found=True)
         return sorted(
             f.base_name for f in self.filesystem.get_file_info(selector) if not f.base_name.endswith(".tmp")

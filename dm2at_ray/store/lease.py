@@ -18,9 +18,9 @@ LIFETIME_SECONDS = 60.0
 class Lease:
     """A file in the run directory that names its driver and is renewed while the driver lives.
 
-    A lease that its holder released, that is older than `LIFETIME_SECONDS`, or whose process is known to be gone
-    from this very machine is free. The named driver actor refuses a second driver within one Ray cluster at once;
-    the lease does so between clusters.
+    A lease that its holder released, that is older than `LIFETIME_SECONDS`, or whose process is known to be
+    gone from this very machine is free. The named driver actor refuses a second driver within one Ray cluster
+    at once; the lease does so between clusters.
 
     Args:
         files: The run directory.
@@ -51,7 +51,8 @@ class Lease:
         if holder and holder["owner"] != self._owner and self._is_held(holder):
             raise RunError(
                 f"run directory {self._files.root}: driver {holder['pid']} on {holder['host']} works on it "
-                f"(seen {self._now() - holder['time']:.0f} s ago); wait for it, end it, or give another --run-dir"
+                f"(seen {self._now() - holder['time']:.0f} s ago); wait for it, end it, or give another "
+                "--run-dir"
             )
         self.renew()
         # Object stores have no exclusive create: whoever wrote last has it, and the other sees that here.

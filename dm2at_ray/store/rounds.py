@@ -34,7 +34,7 @@ LABELS_SCHEMA = pa.schema(
 
 
 class RoundDirectory:
-    """`rounds/NNNN`: queries, neighbours, adversarial twins, labels, model, metrics, and `COMMITTED` written last.
+    """`rounds/NNNN`: queries, neighbours, twins, labels, model, metrics, and `COMMITTED`, written last.
 
     A stage whose files are there is not done again; what a killed stage left half-done is written anew.
 
@@ -91,7 +91,7 @@ class RoundDirectory:
         return all(self.files.exists(self.adversarial_part(p)) for p in range(parts))
 
     def adversarial(self) -> pa.Table | None:
-        """Columns sample_id, predicted_label, image (uint8 tensor H, W, C); None for a round without twins."""
+        """Columns sample_id, predicted_label, image (uint8 tensor H, W, C); None in a round without twins."""
         parts = [self.files.read_table(f"adversarial/{name}") for name in self.files.names("adversarial")]
         return pa.concat_tables(parts) if parts else None
 

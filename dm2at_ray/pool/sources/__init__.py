@@ -28,5 +28,5 @@ def open_source(spec: SourceSpec) -> Source:
         [1453, 344]
     """
     if spec.kind not in SOURCES:
-        raise PoolError(f"data.kind {spec.kind!r}: no such source; choose one of {', '.join(SOURCES)}")
+        raise PoolError(f"data.source {spec.kind!r}: no such source; choose one of {', '.join(SOURCES)}")
     return SOURCES[spec.kind](spec)
