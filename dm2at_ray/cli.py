@@ -42,7 +42,7 @@ class Interrupted(BaseException):
 def main() -> NoReturn:
     """Entry point: user errors are one line and exit code 2, signals 128 + their number, bugs a traceback."""
     try:
-        app()
+        app(prog_name="dm2at")
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dm2at_ray.errors import ConfigError
 
@@ -261,6 +261,14 @@ class Config(Section):
     monitoring: MonitoringConfig = MonitoringConfig()
     """Metrics."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_empty_sections(cls, values: Any) -> Any:
+        """Take a section whose fields are all left out, which YAML reads as null, for its defaults."""
+        if not isinstance(values, dict):
+            return values
+        return {name: {} if value is None and _is_section(name) else value for name, value in values.items()}
+
     @classmethod
     def from_mapping(cls, values: dict[str, Any], origin: str = "config") -> Config:
         """Check a nested mapping.
@@ -288,12 +296,14 @@ class Config(Section):
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ConfigError(
                 f"config: {path} cannot be read ({reason}); give the path of a YAML file"
             ) from None
         values = _parse_yaml(text, str(path))
+        if values is None:
+            values = {}
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: not a mapping of sections; see configs/quickstart.yaml for one")
         for override in overrides or []:
@@ -347,7 +357,7 @@ def differing_fields(old: Config, new: Config) -> list[str]:
 
 def _parse_yaml(text: str, origin: str) -> Any:
     try:
-        return yaml.safe_load(text) or {}
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{origin}: not valid YAML ({reason}); mend the file") from None
@@ -362,12 +372,15 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     *sections, field = path.strip().split(".")
     target = values
     for section in sections:
-        target = target.setdefault(section, {}) if isinstance(target, dict) else target
+        if isinstance(target, dict):
+            if target.get(section) is None:
+                target[section] = {}
+            target = target[section]
     if not isinstance(target, dict):
         raise ConfigError(
             f"--set {override}: {'.'.join(sections)} is no section; see `dm2at config` for the fields"
         )
-    target[field] = _parse_yaml(text, f"--set {override}") if text.strip() else None
+    target[field] = _parse_yaml(text, f"--set {override}")
 
 
 def _explain(error: Any) -> str:
@@ -379,8 +392,15 @@ def _explain(error: Any) -> str:
         close = difflib.get_close_matches(location[-1], known, n=1)
         mend = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
         return f"{field} = {error['input']!r}: unknown field; {mend}"
-    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "model_type":
+        return f"{field} = {error['input']!r}: not a section; write its fields below it, one a line"
+    message = error["msg"]
     return f"{field} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _is_section(name: str) -> bool:
+    field = Config.model_fields.get(name)
+    return field is not None and isinstance(field.default, Section)
 
 
 def _known_fields(sections: list[str]) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,8 +31,6 @@ LOCAL_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # An idle process that has torch imported saves the next stage several seconds; Ray would end it after one.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
-    # Ray Train answers reports and ends trainings as often as it looks: every 2 s by default.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
 }
 """Environment of a Ray that is started here, where it is not set otherwise."""
 
@@ -81,8 +81,8 @@ def run(config: Config, run_dir: str | Path | None = None, *, progress: Progress
         return _result(directory, status["reason"])
     plan = check(config, directory)
     with progress or make_progress(sys.stdout) as view, joined_ray(config):
-        view.message(f"run directory: {directory.uri}")
         check_resources(config, ray.cluster_resources())
+        view.message(f"run directory: {directory.uri}")
         actor = start_driver(config, plan, directory, owner=uuid.uuid4().hex)
         try:
             outcome = _follow(actor, view)
@@ -112,19 +112,37 @@ def joined_ray(config: Config) -> Iterator[None]:
     if address is None:
         for variable, value in LOCAL_RAY.items():
             os.environ.setdefault(variable, value)
-    ray.init(
-        address=address or "local",
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-        include_dashboard=None if address else False,
-        object_store_memory=None if address else config.compute.object_store_bytes,
-    )
+    with _sigterm_kept():
+        ray.init(
+            address=address or "local",
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            include_dashboard=None if address else False,
+            object_store_memory=None if address else config.compute.object_store_bytes,
+        )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself while it is joined; whoever handled it before goes on doing so."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:
+        # Ray's own answer to a SIGTERM while it starts.
+        handler(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _follow(actor: Any, view: ProgressView) -> Outcome:

@@ -30,12 +30,12 @@ def stop_reason(stop: StopConfig, rounds: Sequence[dict[str, Any]], unlabeled: i
 
 
 def _rounds_without_gain(stop: StopConfig, rounds: Sequence[dict[str, Any]]) -> int:
-    """Rounds since the accuracy last rose by `min_gain` above the best before it."""
+    """Rounds since the accuracy last rose, and by `min_gain` at least, above the best before it."""
     best = float("-inf")
     since = 0
     for metrics in rounds:
         accuracy = metrics["accuracy"][stop.metric]
-        gained = accuracy >= best + stop.min_gain
+        gained = accuracy > best and accuracy >= best + stop.min_gain
         since = 0 if gained else since + 1
         best = max(best, accuracy) if not gained else accuracy
     return since
