@@ -1,4 +1,4 @@
-"""The driver as a named, restartable Ray actor: it can be asked while it works, and carries on when it is killed."""
+"""The driver as a named, restartable Ray actor: it can be asked while it works, and survives being killed."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ class DriverActor:
         contact: Where Ray can be asked for the actor, for `dm2at status`.
     """
 
-    def __init__(
-        self, config: Config, plan: Plan, run_uri: str, owner: str, contact: dict[str, str]
-    ) -> None:
+    def __init__(self, config: Config, plan: Plan, run_uri: str, owner: str, contact: dict[str, str]) -> None:
         self._config = config
         self._plan = plan
         self._run = RunDirectory(run_uri)
@@ -135,7 +133,7 @@ class DriverActor:
 
     @ray.method(concurrency_group="control")
     def interrupt(self) -> None:
-        """Note that the run was stopped by its user, and give the lease back; the caller then ends the process."""
+        """Note that the user stopped the run, and give the lease back; the caller then ends the process."""
         self._ended.set()
         self._journal.close("interrupted")
         self._lease.release()
@@ -164,7 +162,8 @@ def start_driver(
         The actor's handle; its `run` has yet to be called.
 
     Raises:
-        RunError: Another driver works on it, in this cluster (its name is taken) or elsewhere (the lease is held).
+        RunError: Another driver works on it, in this cluster (its name is taken) or elsewhere (the lease is
+            held).
     """
     contact = {
         "address": ray.get_runtime_context().gcs_address,

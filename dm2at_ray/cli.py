@@ -24,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RunDirArgument = Annotated[str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)]
+RunDirArgument = Annotated[
+    str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
+]
 
 
 class Interrupted(BaseException):
@@ -103,7 +105,9 @@ def report(
     run_dir: RunDirArgument,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="The file to write; report.html in the run directory if left out."),
+        typer.Option(
+            "--output", "-o", help="The file to write; report.html in the run directory if left out."
+        ),
     ] = None,
 ) -> None:
     """Write one self-contained HTML page: curves, stage times, and the pictures that were queried."""
@@ -132,14 +136,16 @@ def _write_report(run_dir: str, output: Path | None = None) -> str:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into an exception, so that everything on the way out is ended; the first one counts."""
+    """Turn SIGINT and SIGTERM into an exception, so that all is ended on the way out; the first counts."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_IGN)
         raise Interrupted(number)
 
-    before: dict[int, Any] = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {
+        each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)
+    }
     yield
     for each, handler in before.items():
         signal.signal(each, handler)

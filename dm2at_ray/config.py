@@ -360,7 +360,7 @@ def _parse_yaml(text: str, origin: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{origin}: not valid YAML ({reason}); mend the file") from None
+        raise ConfigError(f"{origin}: not valid YAML ({reason}); mend it") from None
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -1,7 +1,7 @@
-"""The driver: Algorithm 2 of Song et al. (Entropy 27(11):1159, 2025) as a loop over the stages, round by round.
+"""The driver: Algorithm 2 of Song et al. (Entropy 27(11):1159, 2025) as a loop over stages, round by round.
 
-It holds ids and scores of a few times B samples, never images or features of the pool. All of its state is in the
-run directory: a driver that is started again carries on from there.
+It holds ids and scores of a few times B samples, never images or features of the pool. All of its state is in
+the run directory: a driver that is started again carries on from there.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class Driver:
             with self._journal.stage(round_, "label") as progress:  # Step 6
                 round_.write_labels(self._ask_oracle(context, query_ids))
                 progress(len(query_ids), len(query_ids))
-        labeled_or_rejected = self._excluded(round_.index + 1)  # Step 7: L and U are what the rounds' labels say
+        # Step 7: L and U are what the rounds' labels say
+        labeled_or_rejected = self._excluded(round_.index + 1)
         self._tell_sizes(labeled_or_rejected)
         if not round_.has_model:
             with self._journal.stage(round_, "train", unit="steps") as progress:  # Step 8
@@ -115,9 +116,7 @@ class Driver:
         acquisition = Acquisition.of(self._config, strategy="random" if round_.index == 0 else None)
         strategy = acquisition.make()
         budget = self._budget(round_.index, excluded)
-        blocks = unlabeled_blocks(
-            self._pool.size, context.compute.block_rows, context.batch_size, excluded
-        )
+        blocks = unlabeled_blocks(self._pool.size, context.compute.block_rows, context.batch_size, excluded)
         k = min(self._config.neighbors.k, self._pool.size - len(excluded) - 1)
         features = None
         if strategy.needs_features or strategy.needs_neighbors or strategy.needs_images:

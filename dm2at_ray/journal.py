@@ -34,6 +34,8 @@ class Journal:
         self.metrics = RunMetrics(config.name, class_names)
         self.metrics.label_budget_set(config.stop.label_budget)
         self._lock = threading.Lock()
+        # Held while status.json is written, so that the last word stays the last; `_lock` never waits for it.
+        self._writing = threading.Lock()
         self._driver = uuid.uuid4().hex
         self._finished: list[StageLine] = []
         self._notices: list[str] = []
@@ -44,19 +46,13 @@ class Journal:
 
     def phase(self, phase: str, **facts: Any) -> None:
         """Move the run into a phase and note further facts in its status; nothing is noted after `close`."""
-        with self._lock:
-            if self._closed:
-                return
-            self._status |= {"phase": phase, **facts}
-            status = {**self._status, "time": time.time()}
-        self.metrics.round_started(status["round"])
-        self.metrics.phase_changed(phase)
-        self._run.write_status(status)
+        with self._writing:
+            self._enter(phase, facts)
 
     def close(self, phase: str, **facts: Any) -> None:
         """Have the last word: a stage that is being torn down may still speak up, and is not heard."""
-        self.phase(phase, stage="", **facts)
-        with self._lock:
+        with self._writing:
+            self._enter(phase, {"stage": "", **facts})
             self._closed = True
 
     def notice(self, text: str) -> None:
@@ -145,6 +141,16 @@ class Journal:
                 "unit": self._unit,
                 "time": time.time(),
             }
+
+    def _enter(self, phase: str, facts: dict[str, Any]) -> None:
+        if self._closed:
+            return
+        with self._lock:
+            self._status |= {"phase": phase, **facts}
+            status = {**self._status, "time": time.time()}
+        self.metrics.round_started(status["round"])
+        self.metrics.phase_changed(phase)
+        self._run.write_status(status)
 
 
 def costs_by_kind(costs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 
 from dm2at_ray.actor import NAMESPACE, Outcome, start_driver
-from dm2at_ray.config import Config
+from dm2at_ray.config import Config, Section
 from dm2at_ray.errors import RunError
 from dm2at_ray.monitoring.progress import ProgressView, make_progress
 from dm2at_ray.preflight import check, check_resources
@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.3
 
 LOCAL_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # An idle process that has torch imported saves the next stage several seconds; Ray would end it after one.
+    # An idle process with torch imported saves the next stage several seconds; Ray would end it after one.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
 }
 """Environment of a Ray that is started here, where it is not set otherwise."""
@@ -50,11 +50,13 @@ class RunResult:
     rounds: list[dict[str, Any]]
 
 
-def run(config: Config, run_dir: str | Path | None = None, *, progress: ProgressView | None = None) -> RunResult:
+def run(
+    config: Config, run_dir: str | Path | None = None, *, progress: ProgressView | None = None
+) -> RunResult:
     """Play active-learning rounds until a stop rule says so; go on where an earlier call was cut off.
 
-    Ray is used as it is found: the session that this process has, the cluster that `RAY_ADDRESS` names, or a new
-    one on this machine, which ends with the call.
+    Ray is used as it is found: the session that this process has, the cluster that `RAY_ADDRESS` names, or a
+    new one on this machine, which ends with the call.
 
     Args:
         config: The run.
@@ -75,6 +77,7 @@ def run(config: Config, run_dir: str | Path | None = None, *, progress: Progress
         0.97
     """
     directory = RunDirectory(absolute_uri(str(run_dir or f"runs/{config.name}")))
+    config = with_absolute_paths(config)
     directory.check_config(config)
     status = directory.status()
     if status.get("phase") == "done":
@@ -94,6 +97,17 @@ def run(config: Config, run_dir: str | Path | None = None, *, progress: Progress
     return _result(directory, outcome.reason or "")
 
 
+def with_absolute_paths(config: Config) -> Config:
+    """The same run for whoever reads its config elsewhere: a later report, a later call to go on."""
+
+    def resolved(section: Section, *fields: str) -> Any:
+        paths = {field: getattr(section, field) for field in fields}
+        return section.model_copy(update={f: path and absolute_uri(path) for f, path in paths.items()})
+
+    data, model = resolved(config.data, "path", "test_path"), resolved(config.model, "weights")
+    return config.model_copy(update={"data": data, "model": model})
+
+
 def _result(directory: RunDirectory, reason: str) -> RunResult:
     return RunResult(directory.uri, reason, [r.metrics() for r in directory.committed_rounds()])
 
@@ -102,8 +116,8 @@ def _result(directory: RunDirectory, reason: str) -> RunResult:
 def joined_ray(config: Config) -> Iterator[None]:
     """Ray for the time of a run; one that was started here ends here, and its chatter stays in its log files.
 
-    RAY_AUTH_MODE is left alone: where it is unset, Ray makes a token and turns token authentication on by itself,
-    which setting it here, after Ray was imported, would prevent.
+    RAY_AUTH_MODE is left alone: where it is unset, Ray makes a token and turns token authentication on by
+    itself, which setting it here, after Ray was imported, would prevent.
     """
     if ray.is_initialized():
         yield

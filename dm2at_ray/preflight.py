@@ -73,7 +73,8 @@ def _checked_model(config: Config, num_classes: int, channels: int, image_size: 
         )
         spec.build(seed=0)
     except ModelError as error:
-        field = next((name for name in ("weights", "mean", "std") if name in str(error).split()), "name")
+        about = str(error).split()[0]
+        field = about if about in ("weights", "mean", "std") else "name"
         raise ModelError(f"model.{field} = {getattr(config.model, field)}: {error}") from None
     return spec
 

@@ -64,10 +64,10 @@ def _ask_driver(run: RunDirectory) -> dict[str, Any] | None:
     if not holder or time.time() - holder["time"] > LIFETIME_SECONDS:
         return None
     contact = holder["contact"]
-    if not _answers(contact["address"]):
+    if not _answers(contact.get("address", "")):
         return None
     # Ray reads it when it is imported; in the wrong mode the join would be refused, at length.
-    if contact["auth_mode"]:
+    if contact.get("auth_mode"):
         os.environ.setdefault("RAY_AUTH_MODE", contact["auth_mode"])
     import ray
 

@@ -3,79 +3,85 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import ray
 
-from dm2at_ray import __version__, cli
+from dm2at_ray import __version__
 
 POOL = "data: {source: digits}\n"
 
 
-class Answer(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def dm2at(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Answer]]:
-    """The command, in this process."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def call(*arguments: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["dm2at", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ending:
-            cli.main()
-        return Answer(int(ending.value.code or 0), *capsys.readouterr())
-
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+Answer = tuple[int, str, str]
+"""Exit code, stdout and stderr."""
 
 
 def assert_refused(answer: Answer, pattern: str) -> None:
     """Exit code 2 and one line, which the pattern matches in full."""
-    assert answer.code == 2
-    assert answer.stdout == ""
-    assert re.fullmatch(pattern + r"\n", answer.stderr), answer.stderr
+    code, stdout, stderr = answer
+    assert code == 2
+    assert stdout == ""
+    assert re.fullmatch(pattern + r"\n", stderr), stderr
 
 
 WRONG = {
     "unknown key": ("query.sise=5", r".*run\.yaml: query\.sise = 5: unknown field; did you mean size\?"),
-    "unknown section": ("quiery={size: 5}", r".*run\.yaml: quiery = \{'size': 5\}: unknown field; did you mean query\?"),
+    "unknown section": (
+        "quiery={size: 5}",
+        r".*: quiery = \{'size': 5\}: unknown field; did you mean query\?",
+    ),
     "wrong type": ("query.size=many", r".*query\.size = 'many': input should be a valid integer.*"),
-    "k >= pool": ("neighbors.k=1500", r"neighbors\.k = 1500: not less than the 1,4\d\d images of the pool; lower it"),
-    "B > pool": ("query.size=1500", r"query\.size = 1500: more than the 1,4\d\d images of the pool; lower it"),
-    "initial > pool": ("query.initial=1500", r"query\.initial = 1500: more than the 1,4\d\d images .*; lower it"),
+    "k >= pool": (
+        "neighbors.k=1500",
+        r"neighbors\.k = 1500: not less than the 1,4\d\d images of the pool; lower it",
+    ),
+    "B > pool": (
+        "query.size=1500",
+        r"query\.size = 1500: more than the 1,4\d\d images of the pool; lower it",
+    ),
+    "initial > pool": (
+        "query.initial=1500",
+        r"query\.initial = 1500: more than the 1,4\d\d images .*; lower it",
+    ),
     "epsilon < 0": ("attack.epsilon=-1/255", r".*attack\.epsilon = '-1/255': .*greater than or equal to 0"),
-    "lambda > 1": ("training.clean_weight=1.5", r".*training\.clean_weight = 1\.5: .*less than or equal to 1"),
-    "lambda < 0": ("training.clean_weight=-0.1", r".*training\.clean_weight = -0\.1: .*greater than or equal to 0"),
-    "no path": ("data.source=parquet", r".*data\.path = None: the source parquet needs one; give the path .*"),
+    "lambda > 1": (
+        "training.clean_weight=1.5",
+        r".*training\.clean_weight = 1\.5: .*less than or equal to 1",
+    ),
+    "lambda < 0": (
+        "training.clean_weight=-0.1",
+        r".*training\.clean_weight = -0\.1: .*greater than or equal to 0",
+    ),
+    "no path": (
+        "data.source=parquet",
+        r".*data\.path = None: the source parquet needs one; give the path .*",
+    ),
     "missing path": (
         "data={source: image_folder, path: /nowhere/at/all, image_size: 8, channels: 1}",
         r"data\.path '/nowhere/at/all': no such folder; give a folder of images, .*",
     ),
-    "missing weights": ("model.weights=/nowhere.safetensors", r".*/nowhere\.safetensors.*"),
-    "unknown model": ("model.name=resnet81", r"model\.name = 'resnet81': unknown; did you mean .*resnet18.*"),
+    "missing weights": ("model.weights=/nowhere.safetensors", r"model\.weights = /nowhere\.safetensors: .*"),
+    "wrong mean": ("model.mean=[0.1, 0.2]", r"model\.mean = \(0\.1, 0\.2\): .* 2 values for .*; give 1 .*"),
+    "unknown model": (
+        "model.name=resnet81",
+        r"model\.name = resnet81: .* unknown; did you mean .*resnet18.*",
+    ),
     "unknown strategy": (
         "query.strategy=mragin",
         r"query\.strategy = mragin: unknown; use one of dm2_at, random, entropy, least_confidence, margin",
     ),
     "budget < initial": (
         "stop.label_budget=10",
-        r".*stop\.label_budget = 10: less than query\.initial = 100; raise it or ask for fewer .*",
+        r".*stop\.label_budget = 10: less than query\.initial = 100; raise it, or ask for fewer .*",
     ),
-    "no assignment": ("query.size", r"--set query\.size: not of the form section\.field=value; write e\.g\. .*"),
+    "no assignment": (
+        "query.size",
+        r"--set query\.size: not of the form section\.field=value; write e\.g\. .*",
+    ),
 }
 
 
@@ -92,7 +98,9 @@ def test_run__refuses_a_wrong_config_in_one_line_before_any_work(
     assert ray.is_initialized() == joined_before
 
 
-def test_run__names_every_wrong_field_on_a_line_of_its_own(dm2at: Callable[..., Answer], tmp_path: Path) -> None:
+def test_run__names_every_wrong_field_on_a_line_of_its_own(
+    dm2at: Callable[..., Answer], tmp_path: Path
+) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("query: {size: 0}\nneighbors: {k: few}\n")
     answer = dm2at("run", config)
@@ -102,8 +110,11 @@ def test_run__names_every_wrong_field_on_a_line_of_its_own(dm2at: Callable[..., 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (None, r"config: .*run\.yaml cannot be read \(No such file or directory\); give the path of a YAML file"),
-        ("query: [", r".*run\.yaml: not valid YAML \(.*\); mend the file"),
+        (
+            None,
+            r"config: .*run\.yaml cannot be read \(No such file or directory\); give the path of a YAML file",
+        ),
+        ("query: [", r".*run\.yaml: not valid YAML \(.*\); mend .*"),
         ("- digits", r".*run\.yaml: not a mapping of sections; see configs/quickstart\.yaml for one"),
     ],
     ids=["missing", "no YAML", "no mapping"],
@@ -121,7 +132,8 @@ def test_run__refuses_a_file_that_is_no_config(
 def test_status_and_report__of_a_directory_without_a_run(
     command: str, dm2at: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    pattern = rf"run directory {re.escape(str(tmp_path))}: no run there; give the directory that `dm2at run` printed"
+    directory = re.escape(str(tmp_path))
+    pattern = rf"run directory {directory}: no run there; give the directory that `dm2at run` printed"
     assert_refused(dm2at(command, tmp_path), pattern)
 
 
@@ -129,10 +141,10 @@ def test_status_and_report__of_a_directory_without_a_run(
     "arguments", [["run"], ["run", "a.yaml", "--fast"], ["walk"]], ids=["nothing to run", "option", "command"]
 )
 def test_command_line__is_refused_with_its_usage(arguments: list[str], dm2at: Callable[..., Answer]) -> None:
-    answer = dm2at(*arguments)
-    assert answer.code == 2
-    assert "Usage: dm2at" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    code, _, stderr = dm2at(*arguments)
+    assert code == 2
+    assert "Usage: dm2at" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_version(dm2at: Callable[..., Answer]) -> None:
@@ -140,10 +152,10 @@ def test_version(dm2at: Callable[..., Answer]) -> None:
 
 
 def test_config__shows_fields_with_default_and_meaning(dm2at: Callable[..., Answer]) -> None:
-    answer = dm2at("config")
-    assert answer.code == 0
-    assert "clean_weight" in answer.stdout
-    assert "Lambda: the clean loss's weight" in answer.stdout
+    code, stdout, _ = dm2at("config")
+    assert code == 0
+    assert "clean_weight" in stdout
+    assert "Lambda: the clean loss's weight" in stdout
 
 
 def test_run__as_a_process_leaves_with_code_2_and_one_line(tmp_path: Path) -> None:
@@ -151,5 +163,5 @@ def test_run__as_a_process_leaves_with_code_2_and_one_line(tmp_path: Path) -> No
     config.write_text("training: {clean_weight: 2}\n")
     command = [sys.executable, "-m", "dm2at_ray.cli", "run", str(config), "--run-dir", str(tmp_path / "run")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert_refused(Answer(ended.returncode, ended.stdout, ended.stderr), r".*training\.clean_weight = 2: .*")
+    assert_refused((ended.returncode, ended.stdout, ended.stderr), r".*training\.clean_weight = 2: .*")
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]

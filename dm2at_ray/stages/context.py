@@ -77,6 +77,8 @@ def _open_pool(run_uri: str, source: SourceSpec, split: Split) -> Pool:
 
 @lru_cache(maxsize=2)
 def _load_model(run_uri: str, round_index: int, spec: ModelSpec, device: str) -> Classifier:
-    model = spec.build(pretrained=False)
-    model.load_state_dict(RunDirectory(run_uri).round(round_index).weights())
-    return model.to(device).eval()
+    # The first to ask may be in inference mode, whose tensors refuse the gradients that a later stage needs.
+    with torch.inference_mode(False):
+        model = spec.build(pretrained=False)
+        model.load_state_dict(RunDirectory(run_uri).round(round_index).weights())
+        return model.to(device).eval()

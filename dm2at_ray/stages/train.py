@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -22,6 +23,7 @@ from dm2at_ray.errors import RunError, UserError
 from dm2at_ray.models import Classifier
 from dm2at_ray.stages.context import StageContext
 from dm2at_ray.store import RunDirectory
+from dm2at_ray.store.files import Files
 from dm2at_ray.store.tensors import tensor_array
 from dm2at_ray.training import (
     EpochReport,
@@ -37,8 +39,14 @@ MAX_FAILURES = 3
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
+SNAPSHOT = "fit/checkpoint_manager_snapshot.json"
+"""Ray Train's list of checkpoints, below the round's `train`."""
+
+logger = logging.getLogger(__name__)
+
 LOOK_INTERVAL = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-"""Ray Train answers a report, and ends a training, only when it looks: every 2 s by default, at every checkpoint."""
+"""Ray Train answers a report, and ends a training, only when it looks: every 2 s by default, a wait
+at every checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ def retrain(
     """
     files = context.round.files.below("train")
     files.filesystem.create_dir(files.root, recursive=True)
+    _forget_torn_snapshot(files)
     resources = {"CPU": compute.cpus_per_worker}
     if compute.gpus_per_worker:
         resources["GPU"] = compute.gpus_per_worker
@@ -120,6 +129,20 @@ def retrain(
         weights = stream.readall()
     context.round.write_model(weights, context.model, outcome)
     return outcome
+
+
+def _forget_torn_snapshot(files: Files) -> None:
+    """Let a training start over that was killed while Ray Train wrote its list of checkpoints.
+
+    Ray Train writes it in place, and refuses to start for ever after on half of one.
+    """
+    try:
+        files.read_json(SNAPSHOT)
+    except FileNotFoundError:
+        return
+    except ValueError:
+        logger.warning("%s is not whole: the training starts over", files.path(SNAPSHOT))
+        files.delete("fit")
 
 
 def settings_of(config: TrainingConfig, epsilon: float) -> TrainSettings:

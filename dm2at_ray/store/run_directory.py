@@ -76,7 +76,8 @@ class RunDirectory:
 
     def rounds(self) -> list[RoundDirectory]:
         """All rounds begun, in order."""
-        return [self.round(int(name)) for name in self.files.names("rounds") if name.isdigit()]
+        indices = sorted(int(name) for name in self.files.names("rounds") if name.isdigit())
+        return [self.round(index) for index in indices]
 
     def committed_rounds(self) -> list[RoundDirectory]:
         """All final rounds, in order."""

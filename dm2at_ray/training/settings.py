@@ -31,7 +31,7 @@ class TrainSettings:
     epochs: int = 40
     """Passes over the labeled set."""
 
-    min_steps: int = 200
+    min_steps: int = 400
     """At least this many optimizer steps: a small labeled set gets more epochs, so that the first rounds of a
     run are trained to convergence too. 0 takes `epochs` as it stands."""
 

@@ -1,51 +1,121 @@
-"""One Ray cluster for the whole test session, started as a process group of its own and ended by that group."""
+"""One Ray cluster and one undisturbed run for the whole test session; a limit for every phase of a test."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import uuid
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from dm2at_ray import run
 from dm2at_ray.launch import LOCAL_RAY
 
+from .processes import VARIABLE, end_marked, wait_until_gone
+from .runs import tiny_config
+
+TESTS = Path(__file__).parents[1]
+PHASE_SECONDS = 300
 START_SECONDS = 120
+END_SECONDS = 30
+
+CLUSTER = """
+import sys, ray
+ray.init(
+    num_cpus=4, num_gpus=0, object_store_memory=400_000_000, include_dashboard=False, log_to_driver=False
+)
+print("address", ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    return (yield from _limited(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    return (yield from _limited(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
+    return (yield from _limited(item))
+
+
+def _limited(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Let a phase run with an alarm set, so that nothing waits for ever for a process that is gone."""
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"{item.nodeid} took longer than {PHASE_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(PHASE_SECONDS)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")
 def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real cluster: one node of 4 CPUs (shares of the two cores), no GPU, 400 MB of object store."""
-    directory = tmp_path_factory.mktemp("ray")
+    """Address of a real cluster: a node of 4 CPUs (shares of the two cores), no GPU, 400 MB of object store.
+
+    It ends with its standard input, so also when this process is killed.
+    """
+    log = tmp_path_factory.mktemp("ray") / "stderr"
+    mark = uuid.uuid4().hex
     environment = {
         **os.environ,
         **LOCAL_RAY,
         "RAY_AUTH_MODE": "disabled",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(TESTS),
+        VARIABLE: mark,
     }
-    command = [
-        sys.executable, "-c", "import time, ray; ray.init(num_cpus=4, num_gpus=0, object_store_memory=400_000_000, "
-        "include_dashboard=False, log_to_driver=False); "
-        "print(ray.get_runtime_context().gcs_address, flush=True); time.sleep(3600)",
-    ]  # fmt: skip
-    log = (directory / "stderr").open("w")
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-    )
+    environment.pop("RAY_ADDRESS", None)
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip().rpartition(":")[2].isdigit():
-                yield line.strip()
-                break
-        else:
-            pytest.fail((directory / "stderr").read_text())
+        yield _announced_address(process.stdout.fileno(), log)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=START_SECONDS)
+        process.stdin.close()
+        try:
+            process.wait(timeout=END_SECONDS)
+            wait_until_gone(mark, END_SECONDS)
+        finally:
+            end_marked(mark)
+            process.wait(timeout=END_SECONDS)
+
+
+def _announced_address(stdout: int, log: Path) -> str:
+    said = b""
+    while select.select([stdout], [], [], START_SECONDS)[0]:
+        part = os.read(stdout, 4096)
+        said += part
+        for line in said.splitlines(keepends=True):
+            if line.startswith(b"address ") and line.endswith(b"\n"):
+                return line.split()[1].decode()
+        if not part:
+            break
+    pytest.fail(f"Ray did not start: {log.read_text()}")
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +127,11 @@ def joined(ray_address: str) -> Iterator[str]:
     ray.init(address=ray_address, namespace="dm2at", log_to_driver=False, logging_level="ERROR")
     yield ray_address
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def reference(joined: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a run of `tiny_config` (rounds 0 and 1) that nothing has disturbed; to be read only."""
+    directory = tmp_path_factory.mktemp("reference") / "run"
+    assert len(run(tiny_config(), directory).rounds) == 2
+    return directory

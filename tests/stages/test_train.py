@@ -1,0 +1,108 @@
+"""What a training starts with: the labeled set and the model, read from the run directory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+
+from dm2at_ray.config import TrainingConfig
+from dm2at_ray.stages.train import initial_model, load_labeled_set, settings_of
+from dm2at_ray.training import TrainSettings
+
+from .digits_run import DigitsRun
+
+
+def test_load_labeled_set__every_row_has_its_own_image_label_and_twin(digits_run: DigitsRun) -> None:
+    labeled = load_labeled_set(digits_run.context(1))
+    first, second = digits_run.queries
+    assert sorted(labeled.sample_ids.tolist()) == sorted([*first, *second])
+    np.testing.assert_array_equal(labeled.images, digits_run.images[labeled.sample_ids])
+    np.testing.assert_array_equal(labeled.labels, digits_run.labels[labeled.sample_ids])
+    has_twin = labeled.twin_mask()
+    assert set(labeled.sample_ids[has_twin]) == set(second)
+    assert labeled.twins is not None
+    expected = digits_run.twin_of(digits_run.images[labeled.sample_ids[has_twin]])
+    np.testing.assert_array_equal(labeled.twins[has_twin], expected)
+
+
+def test_load_labeled_set__a_round_sees_no_later_one(digits_run: DigitsRun) -> None:
+    labeled = load_labeled_set(digits_run.context(0))
+    assert sorted(labeled.sample_ids.tolist()) == sorted(digits_run.queries[0])
+    assert labeled.twins is None
+    assert not labeled.twin_mask().any()
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_initial_model__is_new_for_every_round_and_the_same_again(digits_run: DigitsRun) -> None:
+    first, second = (initial_model(digits_run.context(index), warm_start=False) for index in (0, 1))
+    assert not same(first, second)
+    assert same(second, initial_model(digits_run.context(1), warm_start=False))
+
+
+def test_initial_model__warm_start_goes_on_from_the_round_before(digits_run: DigitsRun) -> None:
+    context = digits_run.context(1)
+    before = context.model.build()
+    before.load_state_dict(digits_run.directory.round(0).weights())
+    assert same(initial_model(context, warm_start=True), before)
+    assert initial_model(context, warm_start=True).training
+
+
+def test_initial_model__warm_start_of_round_0_is_a_new_model(digits_run: DigitsRun) -> None:
+    context = digits_run.context(0)
+    assert same(initial_model(context, warm_start=True), initial_model(context, warm_start=False))
+
+
+def test_context__models_of_the_round_before_and_of_this_one(digits_run: DigitsRun) -> None:
+    context = digits_run.context(1)
+    for model, index in ((context.current_model(), 0), (context.trained_model(), 1)):
+        expected = context.model.build()
+        expected.load_state_dict(digits_run.directory.round(index).weights())
+        assert same(model, expected)
+        assert not model.training
+
+
+def test_settings_of__takes_every_field_over() -> None:
+    other: dict[str, Any] = {
+        "epochs": 3,
+        "min_steps": 5,
+        "batch_size": 7,
+        "optimizer": "adamw",
+        "learning_rate": 0.003,
+        "momentum": 0.5,
+        "weight_decay": 0.25,
+        "schedule": "constant",
+        "clean_weight": 0.125,
+        "adversaries": "both",
+        "attack": "pgd",
+        "attack_steps": 9,
+        "attack_label": "predicted",
+        "augment": "flip_shift",
+        "checkpoint_every": 4,
+    }
+    assert set(other) == set(TrainingConfig.model_fields) - {"workers", "warm_start"}
+    settings = settings_of(TrainingConfig(**other), epsilon=0.0625)
+    assert asdict(settings) == {
+        **other,
+        "epsilon": 0.0625,
+        "sync_batch_norm": TrainSettings().sync_batch_norm,
+    }
+    assert settings_of(TrainingConfig(), 0.5) == TrainSettings(
+        epsilon=0.5, min_steps=TrainingConfig().min_steps
+    )
+
+
+@pytest.mark.parametrize(
+    "field", ["optimizer", "schedule", "adversaries", "attack", "attack_label", "augment"]
+)
+def test_settings_of__knows_the_same_names(field: str) -> None:
+    ours, theirs = (get_type_hints(settings)[field] for settings in (TrainingConfig, TrainSettings))
+    assert get_args(ours) == get_args(theirs)
+    assert len(get_args(ours)) > 1

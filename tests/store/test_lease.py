@@ -1,0 +1,155 @@
+"""At most one driver works on a run directory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dm2at_ray.errors import RunError
+from dm2at_ray.store import Lease
+from dm2at_ray.store.files import Files
+from dm2at_ray.store.lease import LEASE_FILE, LIFETIME_SECONDS, read_lease
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files.at(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def pretend(files: Files, **facts: object) -> None:
+    """Change what the lease says of its holder."""
+    files.write_json(LEASE_FILE, {**read_lease(files), **facts})
+
+
+def pid_of_the_dead() -> int:
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_acquire__names_the_holder(files: Files, clock: Clock) -> None:
+    Lease(files, "first", {"address": "10.0.0.1:6379"}, clock).acquire()
+    lease = read_lease(files)
+    assert (lease["owner"], lease["pid"], lease["host"]) == ("first", os.getpid(), socket.gethostname())
+    assert lease["contact"] == {"address": "10.0.0.1:6379"}
+    assert lease["time"] == 1000.0
+
+
+def test_acquire__refuses_a_second_driver_in_one_line(files: Files, clock: Clock) -> None:
+    Lease(files, "first", now=clock).acquire()
+    clock.seconds += 7
+    with pytest.raises(RunError) as refused:
+        Lease(files, "second", now=clock).acquire()
+    assert str(refused.value) == (
+        f"run directory {files.root}: driver {os.getpid()} on {socket.gethostname()} works on it "
+        "(seen 7 s ago); wait for it, end it, or give another --run-dir"
+    )
+    assert read_lease(files)["owner"] == "first"
+
+
+def test_acquire__the_same_owner_again_renews(files: Files, clock: Clock) -> None:
+    Lease(files, "first", now=clock).acquire()
+    clock.seconds += 7
+    Lease(files, "first", now=clock).acquire()
+    assert read_lease(files)["time"] == 1007.0
+
+
+def test_acquire__takes_over_an_expired_lease_only(files: Files, clock: Clock) -> None:
+    Lease(files, "first", now=clock).acquire()
+    clock.seconds += LIFETIME_SECONDS
+    with pytest.raises(RunError):
+        Lease(files, "second", now=clock).acquire()
+    clock.seconds += 0.1
+    Lease(files, "second", now=clock).acquire()
+    assert read_lease(files)["owner"] == "second"
+
+
+def test_renew__keeps_it(files: Files, clock: Clock) -> None:
+    first = Lease(files, "first", now=clock)
+    first.acquire()
+    for _ in range(3):
+        clock.seconds += LIFETIME_SECONDS - 1
+        first.renew()
+    with pytest.raises(RunError):
+        Lease(files, "second", now=clock).acquire()
+
+
+def test_acquire__a_dead_process_of_this_machine_holds_nothing(files: Files, clock: Clock) -> None:
+    Lease(files, "first", now=clock).acquire()
+    pretend(files, pid=pid_of_the_dead())
+    Lease(files, "second", now=clock).acquire()
+    assert read_lease(files)["owner"] == "second"
+
+
+@pytest.mark.parametrize(
+    "elsewhere", [{"host": "another"}, {"boot": "before the last restart, or elsewhere"}]
+)
+def test_acquire__another_machines_process_cannot_be_seen_dead(
+    files: Files, clock: Clock, elsewhere: dict[str, str]
+) -> None:
+    Lease(files, "first", now=clock).acquire()
+    pretend(files, pid=pid_of_the_dead(), **elsewhere)
+    with pytest.raises(RunError):
+        Lease(files, "second", now=clock).acquire()
+
+
+def test_acquire__a_process_of_another_user_is_alive(files: Files, clock: Clock, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def not_permitted(pid: int, number: int) -> None:
+        raise PermissionError
+
+    Lease(files, "first", now=clock).acquire()
+    monkeypatch.setattr(os, "kill", not_permitted)
+    with pytest.raises(RunError):
+        Lease(files, "second", now=clock).acquire()
+
+
+def test_acquire__who_is_overtaken_gives_way(files: Files, clock: Clock, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Both saw a free directory; the other's write came last."""
+    write = Files.write_json
+
+    def overtaken(self: Files, name: str, value: dict[str, object]) -> None:
+        write(self, name, {**value, "owner": "second"})
+
+    monkeypatch.setattr(Files, "write_json", overtaken)
+    with pytest.raises(RunError, match="another driver took it this moment; wait for it"):
+        Lease(files, "first", now=clock).acquire()
+
+
+def test_release__frees_the_directory(files: Files, clock: Clock) -> None:
+    first = Lease(files, "first", now=clock)
+    first.acquire()
+    first.release()
+    assert read_lease(files) == {}
+    Lease(files, "second", now=clock).acquire()
+
+
+def test_release__leaves_anothers_lease(files: Files, clock: Clock) -> None:
+    first = Lease(files, "first", now=clock)
+    first.acquire()
+    clock.seconds += LIFETIME_SECONDS + 1
+    Lease(files, "second", now=clock).acquire()
+    first.release()
+    assert read_lease(files)["owner"] == "second"
+
+
+def test_release__of_nothing(files: Files) -> None:
+    Lease(files, "first").release()
+    assert not files.exists(LEASE_FILE)
