@@ -137,16 +137,22 @@ def _write_report(run_dir: str, output: Path | None = None) -> str:
 @contextmanager
 def _signals_raise() -> Iterator[None]:
     """Turn SIGINT and SIGTERM into an exception, so that all is ended on the way out; the first counts."""
+    received: list[int] = []
 
     def interrupt(number: int, _: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
+        received.append(number)
+        # Nothing else leaves Ray's C++ as it is.
+        raise KeyboardInterrupt
 
     before: dict[int, Any] = {
         each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)
     }
-    yield
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(received[0]) from None
     for each, handler in before.items():
         signal.signal(each, handler)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from dm2at_ray.store import RunDirectory
 from dm2at_ray.uri import absolute_uri
 
 LOOK_SECONDS = 0.3
+
+logger = logging.getLogger(__name__)
 
 LOCAL_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -126,20 +129,31 @@ def joined_ray(config: Config) -> Iterator[None]:
     if address is None:
         for variable, value in LOCAL_RAY.items():
             os.environ.setdefault(variable, value)
-    with _sigterm_kept():
-        ray.init(
-            address=address or "local",
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            include_dashboard=None if address else False,
-            object_store_memory=None if address else config.compute.object_store_bytes,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with redirect_stdout(_ChatterLog()):
+        try:
+            with _sigterm_kept():
+                ray.init(
+                    address=address or "local",
+                    namespace=NAMESPACE,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=True,
+                    include_dashboard=None if address else False,
+                    object_store_memory=None if address else config.compute.object_store_bytes,
+                )
+            yield
+        finally:
+            ray.shutdown()
+
+
+class _ChatterLog(io.TextIOBase):
+    """Where Ray's notes on its housekeeping go, which it prints to stdout with or without `log_to_driver`."""
+
+    def write(self, text: str) -> int:
+        """Keep a text in the debug log."""
+        if text.strip():
+            logger.debug("%s", text.rstrip())
+        return len(text)
 
 
 @contextmanager
@@ -180,5 +194,5 @@ def _end(actor: Any) -> None:
     try:
         ray.get(actor.interrupt.remote(), timeout=5)
     except ray.exceptions.RayError:
-        logging.getLogger(__name__).debug("the driver was gone already", exc_info=True)
+        logger.debug("the driver was gone already", exc_info=True)
     ray.kill(actor)

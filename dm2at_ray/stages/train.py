@@ -16,12 +16,18 @@ import ray.train
 import torch
 from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import get_device
 
 from dm2at_ray.config import ComputeConfig, TrainingConfig
 from dm2at_ray.errors import RunError, UserError
 from dm2at_ray.models import Classifier
 from dm2at_ray.stages.context import StageContext
+from dm2at_ray.stages.reservations import (
+    NamedReservations,
+    Trainer,
+    release_reservations,
+    reservation_prefix,
+)
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.store.files import Files
 from dm2at_ray.store.tensors import tensor_array
@@ -103,7 +109,9 @@ def retrain(
     task = WorkerTask(
         context, settings_of(config, epsilon), compute.worker_threads, config.warm_start, listener
     )
-    trainer = TorchTrainer(
+    reservations = reservation_prefix(context.run_uri, context.round_index)
+    release_reservations(reservations)
+    trainer = Trainer(
         _train_worker,
         train_loop_config={"task": task},
         scaling_config=ScalingConfig(
@@ -117,6 +125,7 @@ def retrain(
             storage_filesystem=files.filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[NamedReservations(reservations)],
         ),
     )
     os.environ.setdefault(*LOOK_INTERVAL)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -161,6 +162,8 @@ def _train_epoch(worker: _Worker, before: EpochReport | None) -> EpochReport:
                 raise NonFiniteLossError(worker.round_index, epoch, first_bad, sample_ids)
             if worker.on_step is not None and worker.rank == 0:
                 worker.on_step(epoch * order.steps + step + 1, total_steps, loss_means(sums))
+    if worker.world_size > 1:
+        _share_buffers(worker.bare)
     clean_accuracy, adversarial_accuracy = accuracies(watch.epoch_sums)
     done = epoch + 1
     return EpochReport(
@@ -215,6 +218,16 @@ def _prepare(model: nn.Module, settings: TrainSettings, device: torch.device, wo
         if world_size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device)
+
+
+def _share_buffers(model: nn.Module) -> None:
+    """Give all workers rank 0's buffers, as DistributedDataParallel does, but only before its next pass.
+
+    An attack comes before that pass. It would be made with each worker's own running statistics of batch
+    norm, and after a resume with those of the checkpoint, rank 0's: not the training that was cut off.
+    """
+    for buffer in model.buffers():
+        dist.broadcast(buffer, src=0)
 
 
 def _with_index(device: torch.device) -> torch.device:

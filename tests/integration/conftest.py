@@ -22,7 +22,7 @@ from .processes import VARIABLE, end_marked, wait_until_gone
 from .runs import tiny_config
 
 TESTS = Path(__file__).parents[1]
-PHASE_SECONDS = 300
+PHASE_SECONDS = 600
 START_SECONDS = 120
 END_SECONDS = 30
 

@@ -14,7 +14,7 @@ import numpy as np
 from dm2at_ray.actor import DriverActor
 from dm2at_ray.config import Config
 from dm2at_ray.journal import Journal
-from dm2at_ray.pool.oracles import ORACLES, SimulatedOracle
+from dm2at_ray.pool import oracles
 from dm2at_ray.store import RoundDirectory, RunDirectory
 
 ROUND = 1
@@ -69,7 +69,7 @@ class MortalDriver(DriverActor):
     def make_journal(self) -> Journal:
         chronicle = Chronicle(self._run.uri)
         # Replaced for good, because this process is the driver's own.
-        ORACLES["simulated"] = _noting_oracle(chronicle)
+        oracles.ORACLES["simulated"] = _noting_oracle(chronicle)
         for method, death in BEFORE.items():
             setattr(RoundDirectory, method, _deadly(getattr(RoundDirectory, method), death, chronicle))
         return _MortalJournal(self._run, self._config, self._plan.class_names, chronicle)
@@ -97,7 +97,8 @@ class _MortalJournal(Journal):
         elif stage == "label":
             self._chronicle.die_once(stage, labels=round_.files.read_bytes("labels.parquet").hex())
         elif stage == "train":
-            self._chronicle.note("steps", [done])
+            if total:  # The last word of the stage is of its images.
+                self._chronicle.note("steps", [done])
             kept = _epoch_kept(round_)
             if kept and done < total:
                 self._chronicle.die_once(
@@ -121,8 +122,8 @@ def _deadly(method: Callable[..., None], death: str, chronicle: Chronicle) -> Ca
     return die_first
 
 
-def _noting_oracle(chronicle: Chronicle) -> type[SimulatedOracle]:
-    class Noting(SimulatedOracle):
+def _noting_oracle(chronicle: Chronicle) -> type[oracles.SimulatedOracle]:
+    class Noting(oracles.SimulatedOracle):
         def label(self, sample_ids: np.ndarray) -> np.ndarray:
             chronicle.note("asked", sample_ids.tolist())
             return super().label(sample_ids)

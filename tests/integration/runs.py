@@ -21,7 +21,7 @@ from dm2at_ray.preflight import check
 from dm2at_ray.stages.context import StageContext
 from dm2at_ray.store import RoundDirectory, RunDirectory
 
-RUN_SECONDS = 240
+RUN_SECONDS = 400
 EPOCHS = 40
 
 TINY: dict[str, dict[str, Any]] = {

@@ -78,16 +78,21 @@ def watched(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 return command.process.poll() is not None
 
             wait_for("the first stage of round 0", lambda: look() or "label " in command.stdout, SECONDS)
-            while command.process.poll() is None:
+            while command.process.poll() is None and not _shows_a_stage(statuses):
                 with Command("status", run_dir, "--json", folder=folder) as asked:
                     wait_for("an answer", lambda: look() or asked.process.poll() is not None, SECONDS)
                     if asked.end(SECONDS) == 0:
                         statuses.append(json.loads(asked.stdout))
+            wait_for("the end of the run", look, SECONDS)
             code = command.end(SECONDS)
             metrics = [r.metrics() for r in RunDirectory(str(run_dir)).committed_rounds()]
             yield Watched(
                 folder, run_dir, busy_port, code, command.stdout, command.stderr, statuses, scrapes, metrics
             )
+
+
+def _shows_a_stage(statuses: list[dict[str, Any]]) -> bool:
+    return any(status["live"] and status["stage"] and status["round"] > 0 for status in statuses)
 
 
 def _scrape(url: str) -> list[str]:

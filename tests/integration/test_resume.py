@@ -86,7 +86,9 @@ def test_killed_driver__reports_the_same(mortal: Path, reference: Path, index: i
     assert found == expected
 
 
-def test_killed_command__goes_on_when_it_is_given_again(reference: Path, tmp_path: Path) -> None:
+def test_killed_command__goes_on_when_it_is_given_again_with_other_resources(
+    reference: Path, tmp_path: Path
+) -> None:
     directory = copy_of_round_0(reference, tmp_path / "run")
     config = tiny_config(compute={"object_store_bytes": 100_000_000})
     (tmp_path / "config.yaml").write_text(config.to_yaml())
@@ -103,7 +105,8 @@ def test_killed_command__goes_on_when_it_is_given_again(reference: Path, tmp_pat
         wait_for("the end of all its processes", lambda: not first.processes(), GONE_SECONDS)
     assert not round_of(directory, 1).has_model, "it was too late: the training was over"
 
-    with Command(*arguments, folder=tmp_path) as second:
+    other = ("--set", "compute.actors=1", "--set", "compute.block_rows=4096")
+    with Command(*arguments, *other, folder=tmp_path) as second:
         assert second.end(COMMAND_SECONDS) == 0, second.stderr
         wait_for("the end of all its processes", lambda: not second.processes(), GONE_SECONDS)
     found, expected = round_of(directory, 1), round_of(reference, 1)
@@ -120,11 +123,6 @@ def test_run__does_nothing_when_all_is_done(reference: Path) -> None:
     assert result.reason == "all 1 query rounds are done"
     assert result.rounds == [round_of(reference, index).metrics() for index in (0, 1)]
     assert _files_of_rounds(reference) == before
-
-
-def test_run__goes_on_under_other_resources(reference: Path) -> None:
-    other = tiny_config(compute={"actors": 1, "block_rows": 4096})
-    assert run(other, reference).reason == "all 1 query rounds are done"
 
 
 def test_run__names_the_fields_of_another_config(reference: Path) -> None:

@@ -1,0 +1,59 @@
+"""What a training has reserved is given back when its driver dies, and nothing of it outlives the run.
+
+Ray frees a placement group when its job ends, but a driver that Ray starts again is of the same job: what the
+dead one had reserved would stay so, and on a small cluster the training would wait for ever. What Ray Train
+has against it, a detached actor, needs Ray's dashboard, and is left behind by a run that is interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from typing import Any
+
+from ray import PlacementGroupID
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.worker_group import worker_group as ray_worker_group
+from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
+
+
+def reservation_prefix(run_uri: str, round_index: int) -> str:
+    """What the names of a training's placement groups begin with."""
+    return f"dm2at-{hashlib.sha256(run_uri.encode()).hexdigest()[:16]}-{round_index}-"
+
+
+def release_reservations(prefix: str) -> None:
+    """Remove the placement groups that an earlier attempt at a training has left."""
+    for group_id, facts in placement_group_table().items():
+        if facts["name"].startswith(prefix) and facts["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
+
+
+class NamedReservations(WorkerGroupCallback):
+    """Gives the placement groups of Ray Train, which have no names, names that can be found again.
+
+    Args:
+        prefix: What the names begin with.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        """Runs in the process of Ray Train's controller, which serves this one training."""
+
+        def named(*args: Any, **kwargs: Any) -> PlacementGroup:
+            return placement_group(*args, name=f"{self._prefix}{uuid.uuid4().hex}", **kwargs)
+
+        ray_worker_group.placement_group = named
+
+
+class Trainer(TorchTrainer):
+    """Ray Train's trainer without the detached actor that watches over its placement group."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
