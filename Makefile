@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 demo: install  ## real active-learning rounds on scikit-learn's digits, in a few minutes
 	$(BIN)/dm2at run configs/quickstart.yaml
 
-test: install-dev  ## the whole test suite
-	$(BIN)/python -m pytest
+test: install-dev  ## the whole test suite: what needs Ray in one process, all else beside it
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: install-dev  ## lint, format and types
 	$(BIN)/ruff check .

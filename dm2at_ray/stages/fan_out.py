@@ -51,8 +51,8 @@ def map_pieces(
         resources["num_gpus"] = compute.gpus_per_actor
     blocks = ray.data.from_arrow([pieces.slice(row, 1) for row in range(pieces.num_rows)])
     blocks.set_name(name)
+    size = min(compute.actors, pieces.num_rows)
     if on_actors or compute.gpus_per_actor:
-        size = min(compute.actors, pieces.num_rows)
         return blocks.map_batches(
             worker,
             fn_constructor_args=(context, *args),
@@ -61,7 +61,7 @@ def map_pieces(
             **resources,
         )
     task = partial(_on_task, worker=worker, context=context, args=args)
-    return blocks.map_batches(task, batch_size=1, compute=TaskPoolStrategy(size=compute.actors), **resources)
+    return blocks.map_batches(task, batch_size=1, compute=TaskPoolStrategy(size=size), **resources)
 
 
 def results(dataset: Dataset) -> Iterator[pa.Table]:

@@ -23,10 +23,10 @@ ROUND = 1
 MID_STAGE = ("list pool", "embed", "neighbors", "score", "craft", "label", "train", "evaluate")
 """Dies when the stage has told of some progress: of its first piece, or of a checkpoint."""
 
-BEFORE = {"write_model": "before the model is written", "commit": "before COMMITTED"}
+BEFORE = {"commit": "before COMMITTED"}
 """Dies before the call of a round's method."""
 
-DEATHS = (*MID_STAGE, *BEFORE.values(), "before the oracle is asked", "after COMMITTED")
+DEATHS = (*MID_STAGE, *BEFORE.values())
 
 
 class Chronicle:
@@ -82,11 +82,6 @@ class _MortalJournal(Journal):
         super().__init__(run, config, class_names)
         self._chronicle = chronicle
 
-    def phase(self, phase: str, **facts: Any) -> None:
-        super().phase(phase, **facts)
-        if facts.get("stage") == "label" and facts["round"] == ROUND:
-            self._chronicle.die_once("before the oracle is asked")
-
     def advanced(self, done: int, total: int) -> None:
         super().advanced(done, total)
         stage, round_ = self._status["stage"], self._run.round(self._status["round"])
@@ -106,11 +101,6 @@ class _MortalJournal(Journal):
                 )
         elif stage in MID_STAGE:
             self._chronicle.die_once(stage, done=done, total=total)
-
-    def committed(self, metrics: dict[str, Any]) -> None:
-        if metrics["round"] == ROUND:
-            self._chronicle.die_once("after COMMITTED")
-        super().committed(metrics)
 
 
 def _deadly(method: Callable[..., None], death: str, chronicle: Chronicle) -> Callable[..., None]:

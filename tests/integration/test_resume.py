@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from ray.util import placement_group, remove_placement_group
 
 from dm2at_ray import RunError, run
 from dm2at_ray.actor import start_driver
@@ -23,6 +24,7 @@ from .runs import EPOCHS, copy_of_round_0, play, round_of, same_weights, tiny_co
 
 COMMAND_SECONDS = 180
 GONE_SECONDS = 30
+CLUSTER_CPUS = 4
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,13 @@ def mortal(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("mortal") / "run"
     # Its process cannot import this folder.
     ray.cloudpickle.register_pickle_by_value(mortal_module)
-    outcome = play(tiny_config(), directory, MortalDriver)
+    # Leaves just what a training needs: what a dead driver's training had reserved must be given back.
+    others = placement_group([{"CPU": CLUSTER_CPUS - 1}])
+    ray.get(others.ready(), timeout=GONE_SECONDS)
+    try:
+        outcome = play(tiny_config(), directory, MortalDriver)
+    finally:
+        remove_placement_group(others)
     assert outcome.failure is None
     assert outcome.reason == "all 1 query rounds are done"
     return directory

@@ -83,13 +83,12 @@ def test_select__swaps_only_near_ties_with_another_batch_size(select: Select) ->
     assert all(abs(score - min(large.values())) < TIE for score in swapped), swapped
 
 
-@pytest.mark.parametrize("engine", ["auto", "exact"])
-def test_select__is_the_same_over_thirteen_blocks(many_blocks: Path, tmp_path: Path, engine: str) -> None:
+def test_select__is_the_same_over_thirteen_blocks(many_blocks: Path, tmp_path: Path) -> None:
     # What `auto` stands for where nothing is asked for.
     assert choose_engine(POOL_ROWS, 64, k=10) == "shortlist"
     tables = []
     for compute in (ONE_ACTOR, THREE_ACTORS):
-        config = tiny_config(**parquet_sections(many_blocks), neighbors={"engine": engine}, compute=compute)
+        config = tiny_config(**parquet_sections(many_blocks), compute=compute)
         directory = copy_of_round_0(many_blocks / "run", tmp_path / str(compute["actors"]))
         tables.append(select_round_1(config, directory))
         parts = len(list((directory / "rounds/0001/neighbors").iterdir()))

@@ -99,4 +99,13 @@ def test_snapshot__is_nothing_but_plain_values() -> None:
     snapshot = Snapshot(2, 4, stage="embed", done=3, total=9, finished=(EMBED, NEIGHBORS), driver="a")
     read = json.loads(json.dumps(dataclasses.asdict(snapshot)))
     read["finished"] = tuple(StageLine(**line) for line in read["finished"])
+    read["notices"] = tuple(read["notices"])
     assert Snapshot(**read) == snapshot
+
+
+def test_line_progress__says_each_notice_once() -> None:
+    stream = io.StringIO()
+    progress = LineProgress(stream)
+    for notices in ((), ("metrics: here",), ("metrics: here", "and there")):
+        progress.update(Snapshot(0, 4, driver="a", notices=notices))
+    assert stream.getvalue() == "metrics: here\nand there\n"
