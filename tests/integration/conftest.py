@@ -36,8 +36,9 @@ sys.stdin.read()
 """
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all tests of this folder in one process of pytest-xdist: they share the cluster."""
+    """Keep this folder's tests in one process of pytest-xdist, which reads the mark next: they share a cluster."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("ray"))
