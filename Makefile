@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean install install-dev
+.PHONY: demo test test-units test-integration check clean install install-dev
 
 demo: install  ## real active-learning rounds on scikit-learn's digits, in a few minutes
 	$(BIN)/dm2at run configs/quickstart.yaml
 
-test: install-dev  ## the whole test suite: what needs Ray in one process, all else beside it
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: install-dev  ## the whole test suite, what needs Ray beside what does not
+	$(MAKE) --jobs 2 test-units test-integration
+
+test-units: install-dev
+	$(BIN)/python -m pytest --ignore tests/integration
+
+test-integration: install-dev
+	$(BIN)/python -m pytest tests/integration
 
 check: install-dev  ## lint, format and types
 	$(BIN)/ruff check .
