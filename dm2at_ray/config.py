@@ -1,234 +1,29 @@
-"""The configuration of a run: one YAML file, one section per part of the system, unknown keys are errors.
-
-Every field's docstring is its documentation: `dm2at config` prints them.
-"""
+"""The configuration of a run: one YAML file, one section per part of the system, unknown keys are errors."""
 
 from __future__ import annotations
 
 import difflib
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from dm2at_ray.config_sections import (
+    AttackConfig,
+    ComputeConfig,
+    DataConfig,
+    EvaluationConfig,
+    MixupConfig,
+    ModelConfig,
+    MonitoringConfig,
+    NeighborsConfig,
+    QueryConfig,
+    Section,
+    StopConfig,
+    TrainingConfig,
+)
 from dm2at_ray.errors import ConfigError
-
-
-def _fraction(value: Any) -> Any:
-    """Accept `8/255` as people write epsilon in papers."""
-    if isinstance(value, str) and "/" in value:
-        try:
-            return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
-
-
-Epsilon = Annotated[float, BeforeValidator(_fraction), Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, strict about unknown keys, documented by its fields' docstrings."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        validate_default=True,
-        allow_inf_nan=False,
-    )
-
-
-class DataConfig(Section):
-    """Where the images and the labels come from."""
-
-    source: Literal["digits", "fashion_mnist", "image_folder", "parquet"] = "digits"
-    """Kind of source: scikit-learn's digits, Fashion-MNIST's IDX files, a folder of images, or Parquet."""
-    path: str | None = None
-    """Directory, file or URI of the pool's images (not for `digits`)."""
-    test_path: str | None = None
-    """Directory, file or URI of the held-out images; without it `test_fraction` of the pool is held out."""
-    test_fraction: float = Field(0.2, gt=0.0, lt=1.0)
-    """Share of the source that is held out where it has no test split of its own."""
-    image_column: str = "image"
-    """Parquet: the column with encoded images or tensors."""
-    label_column: str = "label"
-    """Parquet: the column with the (hidden) labels that the simulated oracle reveals."""
-    class_names: tuple[str, ...] | None = None
-    """Names of the classes in the order of their labels; the source's own where it is unset."""
-    image_size: int | None = Field(None, ge=4)
-    """Height and width in pixels that every image is brought to; the source's own size where it is unset."""
-    channels: Literal[1, 3] | None = None
-    """1 for grayscale, 3 for colour; the source's own where it is unset."""
-    max_rejected_fraction: float = Field(0.01, ge=0.0, le=1.0)
-    """The run stops when a larger share of the pool than this cannot be read."""
-
-
-class ModelConfig(Section):
-    """The classifier f = g(h(x))."""
-
-    name: str = "small_cnn"
-    """`small_cnn`, any torchvision classifier (`resnet18`), or your own as `package.module:function`."""
-    weights: str | None = None
-    """Pretrained weights to start from: a local .safetensors file."""
-    mean: tuple[float, ...] = (0.5,)
-    """Per-channel mean of the normalization inside the model, pixels in [0, 1]."""
-    std: tuple[float, ...] = (0.25,)
-    """Per-channel standard deviation of the normalization inside the model."""
-    batch_size: int = Field(256, ge=1, le=65536)
-    """Images per forward pass in embedding, scoring, crafting and evaluation: a power of two."""
-
-
-class QueryConfig(Section):
-    """Which samples are asked for in a round, and how many."""
-
-    strategy: str = "dm2_at"
-    """Acquisition strategy: `dm2_at`, `random`, `entropy`, `least_confidence` or `margin`."""
-    initial: int = Field(100, ge=1)
-    """Labels of round 0, drawn at random from the pool."""
-    size: int = Field(100, ge=1)
-    """B: labels asked for in every later round."""
-    measure: Literal["entropy", "least_confidence", "margin"] = "entropy"
-    """Uncertainty of one mixture (Step 4)."""
-    aggregate: Literal["mean", "max", "mean_prediction"] = "mean"
-    """How the k mixtures of a sample become one score."""
-    oracle: Literal["simulated"] = "simulated"
-    """Who gives the labels: `simulated` reveals the source's own."""
-
-
-class NeighborsConfig(Section):
-    """Step 2: the k nearest neighbours under l1_weight * L1 + l2_weight * L2."""
-
-    k: int = Field(10, ge=1)
-    """Neighbours of each sample."""
-    l1_weight: float = Field(1.0, ge=0.0)
-    """Weight of the L1 distance."""
-    l2_weight: float = Field(1.0, ge=0.0)
-    """Weight of the L2 distance."""
-    normalize: Literal["none", "l2"] = "none"
-    """Feature normalization before distances are taken."""
-    engine: Literal["auto", "exact", "shortlist"] = "auto"
-    """`exact` compares all pairs; `shortlist` takes candidates by L2 and re-ranks them exactly."""
-
-
-class MixupConfig(Section):
-    """Step 3: mixtures of a sample with its neighbours."""
-
-    alpha: float = Field(1.0, gt=0.0, le=1000.0)
-    """Both parameters of the Beta distribution of the mixing coefficient."""
-    space: Literal["input", "feature"] = "feature"
-    """Mix images (the paper's words) or features (far cheaper)."""
-    prescreen: int | None = Field(None, ge=1)
-    """With `space: input`: score only the prescreen * size best by feature space; all where it is unset."""
-
-
-class AttackConfig(Section):
-    """Step 5: the FGSM twins of the queries; epsilon also bounds those of training and evaluation."""
-
-    epsilon: Epsilon = 8 / 255
-    """Radius of the L-infinity ball, pixels in [0, 1]; `8/255` may be written as such."""
-
-
-class TrainingConfig(Section):
-    """Step 8: data-parallel retraining with the combined loss."""
-
-    workers: int = Field(1, ge=1)
-    """Ray Train workers; the batch is divided among them."""
-    epochs: int = Field(40, ge=1)
-    """Passes over the labeled set in a round."""
-    min_steps: int = Field(400, ge=0)
-    """At least this many optimizer steps: a small labeled set gets more epochs, so early rounds converge."""
-    batch_size: int = Field(64, ge=1)
-    """Labeled samples per step, over all workers together."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` with Nesterov momentum, or `adamw` (with a learning rate about 30 times smaller)."""
-    learning_rate: float = Field(0.1, gt=0.0)
-    """Peak learning rate."""
-    momentum: float = Field(0.9, ge=0.0, lt=1.0)
-    """Momentum of `sgd`."""
-    weight_decay: float = Field(5e-4, ge=0.0)
-    """L2 penalty of `sgd`, decoupled decay of `adamw`."""
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
-    """Learning-rate schedule over the round."""
-    clean_weight: float = Field(0.5, ge=0.0, le=1.0)
-    """Lambda: the clean loss's weight; the adversarial loss has the rest."""
-    adversaries: Literal["stored", "fresh", "both"] = "fresh"
-    """Which adversaries train: Step 5's twins, ones made anew by every training step, or both."""
-    attack: Literal["fgsm", "rs_fgsm", "n_fgsm", "pgd"] = "rs_fgsm"
-    """How fresh adversaries are made: `fgsm`, with a random start, with noise (N-FGSM), or `pgd`."""
-    attack_steps: int = Field(7, ge=1)
-    """Steps of `pgd` in training."""
-    attack_label: Literal["true", "predicted"] = "true"
-    """The label that fresh adversaries lead away from; `predicted` cannot leak the true one."""
-    augment: Literal["none", "shift", "flip_shift"] = "none"
-    """Augmentation on the device."""
-    warm_start: bool = False
-    """Start each round from the last round's weights instead of from scratch."""
-    checkpoint_every: int = Field(10, ge=1)
-    """Epochs between the checkpoints that a killed training resumes from."""
-
-
-class EvaluationConfig(Section):
-    """Accuracy on the held-out images: clean, FGSM and PGD."""
-
-    pgd_steps: int = Field(20, ge=1)
-    """Steps of PGD."""
-    pgd_step_size: Epsilon | None = None
-    """Step size of PGD; 2.5 * epsilon / steps where it is unset (Madry et al., arXiv 1706.06083)."""
-    max_images: int | None = Field(None, ge=1)
-    """Evaluate on the first so many held-out images only; all of them where it is unset."""
-
-
-class StopConfig(Section):
-    """When the run ends; the empty pool always ends it."""
-
-    rounds: int | None = Field(4, ge=0)
-    """Query rounds after round 0."""
-    label_budget: int | None = Field(None, ge=1)
-    """Labels in all; a round that would pass it asks for the rest only."""
-    patience: int | None = Field(None, ge=1)
-    """Stop after so many rounds without a gain of `min_gain` in `metric`."""
-    min_gain: float = Field(0.001, ge=0.0)
-    """The gain that counts, as a share of the held-out images."""
-    metric: Literal["clean", "fgsm", "pgd"] = "pgd"
-    """The accuracy that `patience` watches."""
-
-
-class ComputeConfig(Section):
-    """Where the work runs. Nothing here changes which ids are selected."""
-
-    actors: int = Field(2, ge=1)
-    """Actors for embedding, scoring, crafting and evaluation."""
-    cpus_per_actor: float = Field(1.0, gt=0.0)
-    """CPUs that each actor reserves, and (rounded down, at least 1) the threads it uses."""
-    gpus_per_actor: float = Field(0.0, ge=0.0)
-    """GPUs of each actor."""
-    cpus_per_worker: float = Field(1.0, gt=0.0)
-    """CPUs that each training worker reserves, and (rounded down, at least 1) the threads it uses."""
-    gpus_per_worker: float = Field(0.0, ge=0.0)
-    """GPUs of each training worker."""
-    block_rows: int = Field(16384, ge=1)
-    """Pool rows in one piece of work, rounded up to a multiple of 1,024 and of the batch size."""
-    object_store_bytes: int | None = Field(None, ge=80_000_000)
-    """Size of the object store of a Ray that is started here; Ray's own choice where it is unset."""
-
-    @property
-    def worker_threads(self) -> int:
-        """Threads of a training worker."""
-        return max(1, int(self.cpus_per_worker))
-
-
-class MonitoringConfig(Section):
-    """Prometheus metrics of the run."""
-
-    enabled: bool = True
-    """Serve metrics while the run lives."""
-    host: str = "127.0.0.1"
-    """Address to serve on."""
-    port: int = Field(9464, ge=0, le=65535)
-    """Port to serve on; the next free one is taken when it is busy, any free one for 0."""
 
 
 class Config(Section):

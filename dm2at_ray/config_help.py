@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from dm2at_ray.config import Config, Section
+from dm2at_ray.config import Config
+from dm2at_ray.config_sections import Section
 
 
 def config_help() -> str:

@@ -19,7 +19,8 @@ from typing import Any
 import ray
 
 from dm2at_ray.actor import NAMESPACE, Outcome, start_driver
-from dm2at_ray.config import Config, Section
+from dm2at_ray.config import Config
+from dm2at_ray.config_sections import Section
 from dm2at_ray.errors import RunError
 from dm2at_ray.monitoring.progress import ProgressView, make_progress
 from dm2at_ray.preflight import check, check_resources

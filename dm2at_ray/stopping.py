@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dm2at_ray.config import StopConfig
+from dm2at_ray.config_sections import StopConfig
 
 
 def stop_reason(stop: StopConfig, rounds: Sequence[dict[str, Any]], unlabeled: int) -> str | None:

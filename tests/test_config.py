@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dm2at_ray.config import Config, Section, TrainingConfig, differing_fields
+from dm2at_ray.config import Config, differing_fields
+from dm2at_ray.config_sections import Section, TrainingConfig
 from dm2at_ray.errors import ConfigError
 from dm2at_ray.training import TrainSettings
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import yaml
 
-from dm2at_ray.config import Config, Section
+from dm2at_ray.config import Config
 from dm2at_ray.config_help import config_help
+from dm2at_ray.config_sections import Section
 
 
 def test_config_help__is_a_config_of_all_defaults(tmp_path: Path) -> None:

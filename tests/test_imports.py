@@ -21,15 +21,15 @@ ROOT = ""
 MAY_IMPORT: dict[str, set[str]] = {
     ROOT: {"config", "launch"},
     "cli": {"config", "config_help", "launch", "status", "run_report", "monitoring", ROOT},
-    "launch": {"actor", "config", "monitoring", "preflight", "store", "uri"},
+    "launch": {"actor", "config", "config_sections", "monitoring", "preflight", "store", "uri"},
     "status": {"actor", "store", "uri"},
     "run_report": {"monitoring", "pool", "preflight", "store", "uri", ROOT},
     "actor": {"config", "driver", "journal", "monitoring", "preflight", "store"},
     "driver": {"config", "journal", "models", "pool", "stages", "stopping", "store"},
     "journal": {"config", "monitoring", "stages", "store"},
     "preflight": {"algorithm", "config", "models", "pool", "stages", "store", "uri"},
-    "stopping": {"config"},
-    "stages": {"algorithm", "neighbors", "models", "training", "pool", "store", "config"},
+    "stopping": {"config_sections"},
+    "stages": {"algorithm", "neighbors", "models", "training", "pool", "store", "config", "config_sections"},
     "store": {"config", "models"},
     "pool": {"algorithm"},
     "training": {"algorithm", "models"},
@@ -37,14 +37,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "algorithm": set(),
     "monitoring": set(),
-    "config_help": {"config"},
-    "config": set(),
+    "config_help": {"config", "config_sections"},
+    "config": {"config_sections"},
+    "config_sections": set(),
     "uri": set(),
     "errors": set(),
 }
 """Part of the package -> the parts that it may import, `errors` and itself besides."""
 
-KNOW_NO_RAY = {"algorithm", "neighbors", "models", "training", "pool", "store", "monitoring", "config"}
+KNOW_NO_RAY = {
+    "algorithm",
+    "neighbors",
+    "models",
+    "training",
+    "pool",
+    "store",
+    "monitoring",
+    "config",
+    "config_sections",
+}
 KNOW_NO_PYDANTIC = {"algorithm", "neighbors", "models", "training", "pool", "monitoring"}
 
 

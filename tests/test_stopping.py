@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dm2at_ray.config import StopConfig
+from dm2at_ray.config_sections import StopConfig
 from dm2at_ray.stopping import stop_reason
 
 

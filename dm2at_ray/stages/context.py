@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from dm2at_ray.config import ComputeConfig
+from dm2at_ray.config_sections import ComputeConfig
 from dm2at_ray.models import Classifier, ModelSpec
 from dm2at_ray.pool import Pool, SourceSpec, open_source
 from dm2at_ray.pool.sources.base import Split

@@ -18,7 +18,7 @@ import ray
 import torch
 from ray import ObjectRef
 
-from dm2at_ray.config import NeighborsConfig
+from dm2at_ray.config_sections import NeighborsConfig
 from dm2at_ray.neighbors import Block, Neighbors, choose_engine, merge, search_pair
 from dm2at_ray.stages.batches import IdRange
 from dm2at_ray.stages.context import Progress, StageContext

@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import get_device
 
-from dm2at_ray.config import ComputeConfig, TrainingConfig
+from dm2at_ray.config_sections import ComputeConfig, TrainingConfig
 from dm2at_ray.errors import RunError, UserError
 from dm2at_ray.models import Classifier
 from dm2at_ray.stages.context import StageContext

@@ -14,7 +14,7 @@ from safetensors.torch import load
 
 from dm2at_ray import Config
 from dm2at_ray.actor import DriverActor, Outcome, start_driver
-from dm2at_ray.config import StopConfig
+from dm2at_ray.config_sections import StopConfig
 from dm2at_ray.driver import Driver
 from dm2at_ray.journal import Journal
 from dm2at_ray.preflight import check

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dm2at_ray.config import TrainingConfig
+from dm2at_ray.config_sections import TrainingConfig
 from dm2at_ray.stages.train import initial_model, load_labeled_set, settings_of
 from dm2at_ray.training import TrainSettings
 
