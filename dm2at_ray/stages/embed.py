@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +86,9 @@ class Embedder:
     """Embeds one block at a time, at one fixed batch size."""
 
     def __init__(self, context: StageContext, excluded: ObjectRef) -> None:
+        # Ray Data ends its actors after the stage. One in a hundred then hangs in its C++ destructors, when
+        # Ray has let go of it already, and would stay for ever: leave without them.
+        atexit.register(os._exit, 0)
         self._context = context
         self._excluded = ray.get(excluded)
         context.use_threads()
