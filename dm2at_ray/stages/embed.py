@@ -86,8 +86,8 @@ class Embedder:
     """Embeds one block at a time, at one fixed batch size."""
 
     def __init__(self, context: StageContext, excluded: ObjectRef) -> None:
-        # Ray Data ends its actors after the stage. One in a hundred then hangs in its C++ destructors, when
-        # Ray has let go of it already, and would stay for ever: leave without them.
+        # Ray Data ends its actors after the stage. One was seen to hang then in its C++ destructors, when
+        # Ray had let go of it already, and it would have stayed for ever: leave without them.
         atexit.register(os._exit, 0)
         self._context = context
         self._excluded = ray.get(excluded)

@@ -102,7 +102,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait(timeout=END_SECONDS)
             wait_until_gone(mark, END_SECONDS)
         except TimeoutError as error:
-            # One process of a hundred hangs in its own exit, when Ray has let go of it already.
+            # A process was seen to hang in its own exit, when Ray had let go of it already.
             # What a run of ours may leave behind is held to more strictly: by test_signals and test_resume.
             warnings.warn(str(error), stacklevel=1)
         finally:
