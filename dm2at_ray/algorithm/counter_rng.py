@@ -29,6 +29,7 @@ class Stream(enum.IntEnum):
     ACQUISITION = 5
     SHUFFLE = 6
     AUGMENT = 7
+    NEIGHBORS = 8
 
 
 def philox4x32(counter: npt.NDArray[np.uint32], key: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:

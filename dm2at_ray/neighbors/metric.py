@@ -35,6 +35,18 @@ class Metric:
         if self.l1_weight == self.l2_weight == 0:
             raise ConfigError("l1_weight and l2_weight are both 0; at least one must be positive")
 
+    def least_per_l1(self, dims: int) -> float:
+        """Return c with D >= c * |x - y|_1 in so many dimensions, because |v|_2 >= |v|_1 / sqrt(d)."""
+        return self.l1_weight + self.l2_weight / math.sqrt(dims)
+
+    def rounding(self, dims: int) -> float:
+        """Return what D as a float32 may be too small by, as a factor: (d + 8) * 2^-23, and as much again."""
+        return 1 + (dims + 8) * 2.0**-22
+
+    def underflow(self, dims: int) -> float:
+        """Return what D may lack because squares of differences below 1e-19 vanish in float32."""
+        return dims * 1e-18 * max(self.l1_weight, self.l2_weight)
+
     def of_pairs(self, x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:
         """Return D(x[i[p]], y[j[p]]) for each of P pairs as (P,) float32.
 

@@ -1,91 +1,26 @@
-"""The public search: k nearest neighbours of every sample of a pool under D."""
+"""The public search: k nearest neighbours of every sample of a pool under D, in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dm2at_ray.errors import ConfigError
-from dm2at_ray.neighbors.block import Block, Normalize
-from dm2at_ray.neighbors.exact import Exact
+from dm2at_ray.neighbors.audit import true_neighbors
+from dm2at_ray.neighbors.block import TILE, Block
+from dm2at_ray.neighbors.cells import probes_for_recall
 from dm2at_ray.neighbors.metric import Metric
+from dm2at_ray.neighbors.normalizer import Normalize
+from dm2at_ray.neighbors.plan import Plan, Search, reference_rows
 from dm2at_ray.neighbors.result import Neighbors, merge
-from dm2at_ray.neighbors.shortlist import Shortlist
-from dm2at_ray.neighbors.tiles import TILE, Engine, search_tiles
+from dm2at_ray.neighbors.routing import Shard, cut_cells, search_shards
+from dm2at_ray.neighbors.sampling import Draw, lottery, winners
 
-ENGINES: dict[str, Callable[[int, Metric], Engine]] = {
-    "exact": Exact,
-    "shortlist": lambda k, metric: Shortlist(k),
-}
-
-# N^2 D up to which the exact engine takes about two seconds on one CPU core (4096 x 512: 2.0 s, 0.8 s by
-# shortlist; 8192 x 64: 1.5 s, 1.2 s by shortlist): too little to ask whether the recall is good enough.
-EXACT_WORK = 2**33
-
-
-def choose_engine(n: int, d: int, k: int) -> str:
-    """Name the engine that `auto` stands for; ask once for a whole pool, never for its parts.
-
-    Args:
-        n: rows of the whole pool.
-        d: features of a row.
-        k: neighbours wanted; for more than an eighth of a tile a shortlist would hold most of the pool.
-    """
-    return "exact" if n * n * d <= EXACT_WORK or 8 * k > TILE else "shortlist"
-
-
-def search_pair(
-    a: Block,
-    b: Block,
-    k: int,
-    *,
-    engine: str,
-    l1_weight: float = 1.0,
-    l2_weight: float = 1.0,
-) -> tuple[Neighbors, Neighbors]:
-    """Find the k nearest of each row of `a` among `b`, and of each row of `b` among `a`, under D.
-
-    For the same rows twice, only pairs above the diagonal are measured, no row is its own neighbour, and
-    both results are the same. Merged over all pairs of a pool's blocks, the result does not depend on how
-    the pool was cut, bit for bit; with the shortlist engine, as long as blocks are cut at multiples of
-    TILE = 1024 of the sample id.
-
-    Memory beside the two blocks: O(TILE^2 + TILE * D) for a pair of tiles and 8 k bytes for a row of either.
-
-    Args:
-        a: a run of the pool's rows.
-        b: the same run, or one whose ids are all greater or all smaller.
-        k: neighbours to find, at least 1; rows with fewer have missing ones (id -1 at +inf).
-        engine: a name in ENGINES; resolve `auto` by `choose_engine` for the whole pool first.
-        l1_weight: weight of the L1 norm in D.
-        l2_weight: weight of the L2 norm in D.
-
-    Returns:
-        Neighbors of a's rows among b, and of b's rows among a.
-
-    Raises:
-        ConfigError: an unknown engine, k < 1, or weights that make no metric.
-        ValueError: the blocks overlap without being the same.
-    """
-    if engine not in ENGINES:
-        raise ConfigError(f"engine={engine!r} is unknown; use one of: auto, {', '.join(ENGINES)}")
-    if k < 1:
-        raise ConfigError(f"k={k} must be at least 1")
-    metric = Metric(l1_weight, l2_weight)
-    make = ENGINES[engine]
-    if a.same_rows(b):
-        return search_tiles(a, a, k, make(k, metric), metric)
-    if len(a) and len(b):
-        # The engines are given the smaller ids first: a matrix product is then the same whoever asks.
-        if b.sample_ids[-1] < a.sample_ids[0]:
-            of_b, of_a = search_tiles(b, a, k, make(k, metric), metric)
-            return of_a, of_b
-        if a.sample_ids[-1] >= b.sample_ids[0]:
-            raise ValueError("blocks overlap: two blocks must be the same rows or runs apart")
-    return search_tiles(a, b, k, make(k, metric), metric)
+PILOT_QUERIES = 500
 
 
 def search(
@@ -94,36 +29,44 @@ def search(
     *,
     sample_ids: np.ndarray | Tensor | None = None,
     engine: str = "auto",
-    block_rows: int = 16384,
     l1_weight: float = 1.0,
     l2_weight: float = 1.0,
     normalize: Normalize = "none",
+    recall: float = 0.99,
+    block_rows: int = 131072,
+    threads: int | None = None,
+    seed: int = 0,
 ) -> Neighbors:
     """Find the k nearest neighbours of every sample of a pool under D, in this process.
 
     D(x, x') = l1_weight * |h(x) - h(x')|_1 + l2_weight * |h(x) - h(x')|_2: Step 2 of Algorithm 2
     (Song et al., Entropy 27(11):1159, 2025). A sample is never its own neighbour; a duplicate of it can be.
 
-    Memory beside `features`: two blocks as float32, O(TILE^2 + TILE * D) for a pair of tiles with
-    TILE = 1024, and 12 k bytes a row of the pool for the result.
+    Memory beside `features`: two blocks as float32 with their 8-bit codes, 12 k bytes a row for the result,
+    and for the routed engine 4 bytes for each cell that a row looks into.
 
     Args:
         features: (N, D) of any floating type, on any device; cast to float32 a block at a time.
         k: neighbours to find, 1 <= k < N.
-        sample_ids: (N,) distinct integers, in any order; 0 .. N-1 if left out. The shortlist engine groups
-            rows by sample id // TILE, so it is fast where ids are dense, as row numbers are.
-        engine: `exact`, `shortlist` (recall above 0.999 on features of convolutional nets) or `auto`.
-        block_rows: rows held as float32 at a time; changes neither ids nor distances.
+        sample_ids: (N,) distinct integers, in any order; 0 .. N-1 if left out.
+        engine: `exact` finds all; `shortlist` measures candidates by L2 (recall above 0.999 on features of
+            convolutional nets); `routed` looks into the nearest cells of a k-means, as many as `recall`
+            takes; `auto` is exact while that is a matter of minutes.
         l1_weight: weight of the L1 norm in D.
         l2_weight: weight of the L2 norm in D.
-        normalize: `l2` divides every row by its Euclidean norm first, `none` does not.
+        normalize: `l2` divides every row by its Euclidean norm first, `standardize` brings each dimension to
+            mean 0 and standard deviation 1 (by a sample of 65,536 rows), `none` does neither.
+        recall: what `routed` aims at, on a pilot sample of the pool.
+        block_rows: rows held as float32 at a time; changes neither ids nor distances.
+        threads: CPU threads, torch's number if left out; changes neither ids nor distances.
+        seed: of the samples that `routed` and `shortlist` are steered by.
 
     Returns:
         Neighbors in the order of the rows of `features`.
 
     Raises:
         ConfigError: k is not in 1 .. N-1, ids repeat, or an option is unknown or out of range.
-        PoolError: features are NaN or infinite.
+        PoolError: features are NaN or infinite; the message names sample ids.
 
     Examples:
         >>> found = search(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]), k=1)
@@ -140,35 +83,127 @@ def search(
         )
     if block_rows < 1:
         raise ConfigError(f"block_rows={block_rows} must be at least 1")
+    asked = Search(k, engine, Metric(l1_weight, l2_weight), normalize, recall)
+    asked = replace(asked, engine=asked.chosen_engine(n, d, x.device.type))
     ids, order = _sorted_ids(sample_ids, n, x.device)
-    if engine == "auto":
-        engine = choose_engine(n, d, k)
-    runs = _runs(ids, block_rows)
+    pool = _Pool(x, ids, order, block_rows, seed, threads or torch.get_num_threads())
+    plan = pool.plan(asked)
+    found = _search_routed(pool, plan) if plan.cells is not None else _search_all(pool, plan)
+    if order is None:
+        return found
+    back = order.argsort()
+    return Neighbors(found.ids[back], found.distances[back])
 
-    def load(run: slice) -> Block:
-        rows = x[run] if order is None else x[order[run]]
-        return Block.make(ids[run], rows, normalize)
 
-    best: list[Neighbors | None] = [None] * len(runs)
-    for p, run_a in enumerate(runs):
-        a = load(run_a)
-        for q in range(p, len(runs)):
-            b = a if q == p else load(runs[q])
-            of_a, of_b = search_pair(a, b, k, engine=engine, l1_weight=l1_weight, l2_weight=l2_weight)
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """The rows of a pool in the order of their ids, read a block at a time."""
+
+    features: Tensor
+    ids: Tensor
+    order: Tensor | None
+    block_rows: int
+    seed: int
+    threads: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def runs(self) -> list[slice]:
+        step = -(-self.block_rows // TILE) * TILE
+        return [slice(at, min(at + step, len(self))) for at in range(0, len(self), step)]
+
+    def rows(self, at: slice | Tensor) -> tuple[Tensor, Tensor]:
+        return self.ids[at], self.features[at] if self.order is None else self.features[self.order[at]]
+
+    def drawn(self, draw: Draw, count: int) -> Tensor:
+        """Places (count,) of rows drawn by their ids."""
+        ids = self.ids.cpu().numpy()
+        if count >= len(ids):
+            return torch.arange(len(ids))
+        return torch.from_numpy(winners(lottery(self.seed, 0, ids)[:, draw], ids, count))
+
+    def plan(self, asked: Search) -> Plan:
+        at = self.drawn(Draw.REFERENCE, reference_rows(asked.engine, len(self)))
+        ids, sample = self.rows(at)
+        plan = Plan.fit(asked, ids.cpu().numpy(), sample, len(self))
+        if plan.cells is None:
+            return plan
+        queries = plan.block(*self.rows(self.drawn(Draw.PILOT, PILOT_QUERIES)))
+        truth = true_neighbors(queries, self.blocks(plan), asked.k, asked.metric)
+        near = plan.block(*self.rows(torch.searchsorted(self.ids, truth.ids.flatten()))).features
+        near = near.view(len(queries), asked.k, -1)
+        return replace(plan, probe_count=probes_for_recall(plan.cells, queries.features, near, asked.recall))
+
+    def blocks(self, plan: Plan) -> Iterator[Block]:
+        for run in self.runs():
+            yield plan.block(*self.rows(run))
+
+
+def _search_all(pool: _Pool, plan: Plan) -> Neighbors:
+    """Search every pair of blocks."""
+    runs = pool.runs()
+    guides = [plan.guide(block) for block in pool.blocks(plan)]
+
+    def load(number: int) -> object:
+        return plan.encode(plan.block(*pool.rows(runs[number])), guides[number])
+
+    best = _search_pairs(len(runs), load, lambda a, b: plan.search_pair(a, b, pool.threads), plan.search.k)
+    return _joined(best)
+
+
+def _search_routed(pool: _Pool, plan: Plan) -> Neighbors:
+    """Bring the rows into the order of their cells, and search every pair of shards of them."""
+    assert plan.cells is not None
+    probes = np.concatenate(
+        [
+            plan.cells.probes(torch.arange(run.start, run.stop), block.features, plan.probe_count)
+            .cpu()
+            .numpy()
+            for run, block in zip(pool.runs(), pool.blocks(plan), strict=True)
+        ]
+    )
+    by_cell = np.argsort(probes[:, 0], kind="stable")
+    cuts = cut_cells(np.bincount(probes[:, 0], minlength=len(plan.cells)), pool.block_rows)
+    shards = np.split(by_cell, np.searchsorted(probes[by_cell, 0], cuts[1:-1]))
+
+    def load(number: int) -> Shard:
+        at = torch.from_numpy(shards[number])
+        block = plan.block(*pool.rows(at.to(pool.features.device)))
+        return Shard(plan.encode(block, plan.guide(block)), probes[shards[number]])
+
+    best = _search_pairs(
+        len(shards), load, lambda a, b: search_shards(plan, a, b, pool.threads), plan.search.k
+    )
+    found = _joined(best)
+    back = torch.from_numpy(np.argsort(by_cell)).to(found.ids.device)
+    return Neighbors(found.ids[back], found.distances[back])
+
+
+def _search_pairs(
+    count: int,
+    load: Callable[[int], object],
+    pair: Callable[..., tuple[Neighbors, Neighbors]],
+    k: int,
+) -> list[Neighbors]:
+    """Search all pairs of `count` parts of the pool, two of them in memory at a time."""
+    best: list[Neighbors | None] = [None] * count
+    for p in range(count):
+        a = load(p)
+        for q in range(p, count):
+            of_a, of_b = pair(a, a if q == p else load(q))
             best[p] = _with(best[p], of_a, k)
             if q != p:
                 best[q] = _with(best[q], of_b, k)
-    found = [part for part in best if part is not None]
-    near_ids = torch.cat([part.ids for part in found])
-    near_distances = torch.cat([part.distances for part in found])
-    if order is None:
-        return Neighbors(near_ids, near_distances)
-    back = order.argsort()
-    return Neighbors(near_ids[back], near_distances[back])
+    return [part for part in best if part is not None]
 
 
 def _with(best: Neighbors | None, part: Neighbors, k: int) -> Neighbors:
     return part if best is None else merge([best, part], k)
+
+
+def _joined(parts: list[Neighbors]) -> Neighbors:
+    return Neighbors(torch.cat([part.ids for part in parts]), torch.cat([part.distances for part in parts]))
 
 
 def _sorted_ids(
@@ -187,16 +222,3 @@ def _sorted_ids(
             f"sample id {int(sorted[1:][repeated][0])} stands more than once; ids must be distinct"
         )
     return sorted, None if torch.equal(sorted, ids) else order
-
-
-def _runs(ids: Tensor, block_rows: int) -> list[slice]:
-    """Cut the pool into runs of about `block_rows` rows, at multiples of TILE of the sample id only."""
-    group = torch.div(ids, TILE, rounding_mode="floor")
-    counts = group.unique_consecutive(return_counts=True)[1].tolist()
-    runs, start, stop = [], 0, 0
-    for count in counts:
-        if stop > start and stop + count - start > block_rows:
-            runs.append(slice(start, stop))
-            start = stop
-        stop += count
-    return [*runs, slice(start, stop)]

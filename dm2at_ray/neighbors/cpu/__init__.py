@@ -1,0 +1,1 @@
+"""The neighbour search's kernels for CPUs, compiled by numba; imported where they are used only."""

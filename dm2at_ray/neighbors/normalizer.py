@@ -1,0 +1,54 @@
+"""Feature normalization before distances are taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dm2at_ray.errors import ConfigError
+
+Normalize = Literal["none", "l2", "standardize"]
+KINDS = ("none", "l2", "standardize")
+
+
+@dataclass(frozen=True, eq=False)
+class Normalizer:
+    """Takes raw features to those that D compares, each row by itself.
+
+    Attributes:
+        kind: `none`; `l2` divides each row by its Euclidean norm (zero rows stay zero); `standardize`
+            takes each dimension to mean 0 and standard deviation 1 (constant dimensions to 0).
+        mean: (D,) float32, for `standardize`.
+        scale: (D,) float32, for `standardize`.
+    """
+
+    kind: str
+    mean: Tensor | None = None
+    scale: Tensor | None = None
+
+    @classmethod
+    def fit(cls, kind: str, sample: Tensor) -> Normalizer:
+        """Take what the kind needs from a sample (S, D) of the pool's raw features.
+
+        Raises:
+            ConfigError: the kind is unknown.
+        """
+        if kind not in KINDS:
+            raise ConfigError(f"normalize={kind!r} is unknown; use one of: {', '.join(KINDS)}")
+        if kind != "standardize":
+            return cls(kind)
+        std, mean = torch.std_mean(sample.to(torch.float64), dim=0, correction=0)
+        # A constant dimension is left a spread of rounding only, which must not be blown up.
+        constant = std <= 1e-7 * mean.abs()
+        return cls(kind, mean.to(torch.float32), torch.where(constant, 1.0, std).to(torch.float32))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return (N, D) float32 of (N, D) float32."""
+        if self.kind == "l2":
+            return torch.nn.functional.normalize(features, dim=1)
+        if self.mean is not None and self.scale is not None:
+            return (features - self.mean.to(features.device)) / self.scale.to(features.device)
+        return features
