@@ -99,10 +99,14 @@ class NeighborsConfig(Section):
     """Weight of the L1 distance."""
     l2_weight: float = Field(1.0, ge=0.0)
     """Weight of the L2 distance."""
-    normalize: Literal["none", "l2"] = "none"
-    """Feature normalization before distances are taken."""
-    engine: Literal["auto", "exact", "shortlist"] = "auto"
-    """`exact` compares all pairs; `shortlist` takes candidates by L2 and re-ranks them exactly."""
+    normalize: Literal["none", "l2", "standardize"] = "none"
+    """Before distances are taken: each row by its L2 norm, or each dimension by its mean and deviation."""
+    engine: Literal["auto", "exact", "shortlist", "routed"] = "auto"
+    """`exact`, `shortlist` (candidates by L2), `routed` (nearest cells of a k-means), or by pool size."""
+    recall_target: float = Field(0.99, gt=0.0, lt=1.0)
+    """Recall of the k nearest that `routed` aims at; a search that stays below is warned of."""
+    audit_queries: int = Field(1000, ge=0)
+    """Random samples whose true neighbours are found by no engine, to measure the recall; 0 for none."""
 
 
 class MixupConfig(Section):

@@ -24,7 +24,7 @@ from dm2at_ray.stages.craft import craft, craft_parts
 from dm2at_ray.stages.embed import embed
 from dm2at_ray.stages.evaluate import EvaluationPlan, evaluate
 from dm2at_ray.stages.manifest import SplitSummary, build_manifest, summary_of
-from dm2at_ray.stages.neighbors import find_neighbors, has_neighbors
+from dm2at_ray.stages.neighbors import find_neighbors, has_neighbors, search_summary
 from dm2at_ray.stages.score import Acquisition, rescore, score
 from dm2at_ray.stages.train import retrain
 from dm2at_ray.stopping import stop_reason
@@ -124,7 +124,9 @@ class Driver:
                 features = embed(context, blocks, excluded, progress)
         if features and strategy.needs_neighbors and k > 0 and not has_neighbors(context, blocks):
             with self._journal.stage(round_, "neighbors") as progress:  # Step 2
-                find_neighbors(context, self._config.neighbors, features, k, progress)
+                self._tell_recall(
+                    round_.index, find_neighbors(context, self._config.neighbors, features, k, progress)
+                )
         with self._journal.stage(round_, "score") as progress:  # Steps 3 and 4
             prescreen = self._config.mixup.prescreen
             if not (prescreen and strategy.needs_neighbors):
@@ -161,6 +163,15 @@ class Driver:
         """Sorted ids (n,) int64 that are not in U: set aside, or labeled in the first so many rounds."""
         labeled = [self._run.round(index).labels()["sample_id"].to_numpy() for index in range(rounds)]
         return np.unique(np.concatenate([self._rejected, *labeled]))
+
+    def _tell_recall(self, round_index: int, search: dict[str, Any]) -> None:
+        wanted = self._config.neighbors.recall_target
+        if search.get("recall", 1.0) < wanted:
+            self._journal.notice(
+                f"round {round_index}: the {search['engine']} neighbour search found {search['recall']:.2%} "
+                f"of the true neighbours, less than neighbors.recall_target={wanted}; "
+                "neighbors.engine=auto widens the search by itself, exact finds all"
+            )
 
     def _tell_sizes(self, excluded: np.ndarray) -> None:
         rejected = len(self._rejected)
@@ -200,6 +211,7 @@ class Driver:
             "train_accuracy": training["clean_accuracy"],
             "loss": training["loss"],
             "training": training,
+            "neighbors": search_summary(round_),
             **costs_by_kind(round_.stage_costs()),
             "time": time.time(),
         }

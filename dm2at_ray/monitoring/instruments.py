@@ -34,6 +34,12 @@ class Instruments:
             "class",
         )
         self.train_accuracy = gauge("train_accuracy_ratio", "Accuracy on the labeled set after training.")
+        self.recall = gauge(
+            "neighbor_recall_ratio", "Share of the true nearest neighbours found, on the audit's queries."
+        )
+        self.recall_low = gauge(
+            "neighbor_recall_low_ratio", "Lower end of the 95 % confidence interval of the recall."
+        )
         self.loss = gauge("loss", "Training loss of the last round that trained.", "kind")
         # Both a last value and a total: the total gives shares of time over any window, but increase() only
         # estimates between scrapes; the last value is exactly what one round cost.

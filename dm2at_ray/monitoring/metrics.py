@@ -113,6 +113,7 @@ class RunMetrics:
         for score in metrics.get("query_scores", ()):
             self._series.scores.labels(self._run).observe(score)
         self._show_accuracy(metrics)
+        self._show_recall(metrics)
         self.losses_measured({kind: v for kind, v in metrics.get("loss", {}).items() if v is not None})
         self._series.committed.labels(self._run).inc()
 
@@ -135,6 +136,12 @@ class RunMetrics:
                 self._series.class_accuracy.labels(self._run, attack, label).set(accuracy)
         if metrics.get("train_accuracy") is not None:
             self._series.train_accuracy.labels(self._run).set(metrics["train_accuracy"])
+
+    def _show_recall(self, metrics: RoundMetrics) -> None:
+        search = metrics.get("neighbors") or {}
+        if "recall" in search:
+            self._series.recall.labels(self._run).set(search["recall"])
+            self._series.recall_low.labels(self._run).set(search["recall_interval"][0])
 
     def restore(self, rounds: Iterable[RoundMetrics], open_round: RoundMetrics | None = None) -> None:
         """Set everything from the run directory after a restart, so that counters go on where they stood.

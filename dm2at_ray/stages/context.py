@@ -62,9 +62,14 @@ class StageContext:
         """The model that this round trained, in eval mode, loaded once per process."""
         return _load_model(self.run_uri, self.round_index, self.model, str(self.device))
 
+    @property
+    def threads(self) -> int:
+        """Threads of an actor."""
+        return max(1, int(self.compute.cpus_per_actor))
+
     def use_threads(self) -> None:
         """Keep to the CPUs that were reserved: results then do not depend on what else the node has."""
-        torch.set_num_threads(max(1, int(self.compute.cpus_per_actor)))
+        torch.set_num_threads(self.threads)
 
 
 @lru_cache(maxsize=2)

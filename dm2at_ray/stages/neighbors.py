@@ -1,15 +1,15 @@
 """Step 2 of Algorithm 2: the k nearest neighbours of every unlabeled sample, over pairs of blocks.
 
 D is symmetric, so a pair of blocks is searched once and both sides take their candidates from it. The
-partial results of a block are merged by a tree of tasks, the last of which writes them to the round's
-folder; the driver holds references only. A task holds two blocks of features and their running top-k; one
-that dies is run again.
+partial results of a block are merged by a tree of tasks; the driver holds references, and of the audit's
+queries what was found. Each run measures its own recall on random queries that are searched by no engine.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,24 @@ import torch
 from ray import ObjectRef
 
 from dm2at_ray.config_sections import NeighborsConfig
-from dm2at_ray.neighbors import Block, Neighbors, choose_engine, merge, search_pair
+from dm2at_ray.neighbors import Metric, Neighbors, Search
+from dm2at_ray.neighbors.audit import Recall, recall_of
+from dm2at_ray.neighbors.plan import reference_rows
+from dm2at_ray.neighbors.routing import cut_cells
+from dm2at_ray.neighbors.sampling import Draw
+from dm2at_ray.neighbors.search import PILOT_QUERIES
+from dm2at_ray.stages import neighbor_tasks as tasks
 from dm2at_ray.stages.batches import IdRange
 from dm2at_ray.stages.context import Progress, StageContext
-from dm2at_ray.stages.embed import FeatureBlocks, features_of
+from dm2at_ray.stages.embed import FeatureBlocks
 from dm2at_ray.store import RoundDirectory
 
 MERGE_WIDTH = 8
 """Partial results that one task merges."""
+MOST_WIDENINGS = 4
+"""Times that `auto` repeats a search with more candidates before it searches exactly."""
 
-Partial = tuple[np.ndarray, np.ndarray]
-"""Neighbour ids (n, k) int64 and distances (n, k) float32 of one block's rows."""
+SUMMARY = "neighbors/search.json"
 
 
 def neighbors_part(block: IdRange) -> str:
@@ -39,65 +46,8 @@ def neighbors_part(block: IdRange) -> str:
 
 def has_neighbors(context: StageContext, blocks: list[IdRange]) -> bool:
     """Whether an earlier attempt at the round has found all neighbours already."""
-    return all(context.round.files.exists(neighbors_part(block)) for block in blocks)
-
-
-def find_neighbors(
-    context: StageContext, config: NeighborsConfig, features: FeatureBlocks, k: int, progress: Progress
-) -> None:
-    """Search all pairs of blocks and write each block's neighbours to the round's folder.
-
-    Args:
-        context: The round.
-        config: Weights, normalization and engine.
-        features: What `embed` left in the object store.
-        k: Neighbours of each sample, less than the number of samples.
-        progress: Told of every pair, as a share of the samples.
-    """
-    engine: str = config.engine
-    if engine == "auto":
-        engine = choose_engine(features.rows, features.dim, k)
-    options = {"engine": engine, "l1_weight": config.l1_weight, "l2_weight": config.l2_weight}
-    cpus = context.compute.cpus_per_actor
-    search = _search.options(num_cpus=cpus, num_gpus=context.compute.gpus_per_actor, num_returns=2)
-    sides = list(zip(features.refs, features.blocks, strict=True))
-    trees = [_MergeTree(k, cpus) for _ in sides]
-    pairs = list(itertools.combinations_with_replacement(range(len(sides)), 2))
-    to_do = iter(pairs)
-    # Few pairs at a time, because each leaves two partial results in the object store.
-    limit = 2 * context.compute.actors
-    running: dict[ObjectRef, tuple[int, int, ObjectRef]] = {}
-    for done in range(1, len(pairs) + 1):
-        for i, j in itertools.islice(to_do, limit - len(running)):
-            of_i, of_j = search.remote(context, k, config.normalize, options, *sides[i], *sides[j])
-            running[of_i] = (i, j, of_j)
-        (of_i, *_), _ = ray.wait(list(running))
-        i, j, of_j = running.pop(of_i)
-        trees[i].add(of_i)
-        if j != i:
-            trees[j].add(of_j)
-        progress(features.rows * done // len(pairs), features.rows)
-    write = _write.options(num_cpus=cpus)
-    ray.get(
-        [
-            write.remote(context.round, k, *side, *tree.partials)
-            for side, tree in zip(sides, trees, strict=True)
-        ]
-    )
-
-
-class _MergeTree:
-    """The partial results of one block, merged by tasks as they come in."""
-
-    def __init__(self, k: int, cpus: float) -> None:
-        self._k = k
-        self._merge = _merge.options(num_cpus=cpus)
-        self.partials: list[ObjectRef] = []
-
-    def add(self, partial: ObjectRef) -> None:
-        self.partials.append(partial)
-        if len(self.partials) == MERGE_WIDTH:
-            self.partials = [self._merge.remote(self._k, *self.partials)]
+    files = context.round.files
+    return files.exists(SUMMARY) and all(files.exists(neighbors_part(block)) for block in blocks)
 
 
 def read_neighbors(round_: RoundDirectory, block: IdRange) -> pa.Table:
@@ -105,49 +55,240 @@ def read_neighbors(round_: RoundDirectory, block: IdRange) -> pa.Table:
     return round_.files.read_table(neighbors_part(block))
 
 
-# max_calls=0: a process keeps torch and its CUDA context from one pair to the next.
-@ray.remote(max_calls=0, max_retries=-1)
-def _search(
-    context: StageContext,
-    k: int,
-    normalize: Any,
-    options: dict[str, Any],
-    a_table: pa.Table,
-    a_range: IdRange,
-    b_table: pa.Table,
-    b_range: IdRange,
-) -> tuple[Partial, Partial | None]:
-    context.use_threads()
-    a = _block(a_table, a_range, normalize, context.device)
-    if a_range == b_range:
-        return search_pair(a, a, k, **options)[0].numpy(), None
-    b = _block(b_table, b_range, normalize, context.device)
-    of_a, of_b = search_pair(a, b, k, **options)
-    return of_a.numpy(), of_b.numpy()
+def search_summary(round_: RoundDirectory) -> dict[str, Any] | None:
+    """What `find_neighbors` has told of the round's search, None where there was none."""
+    return round_.files.read_json(SUMMARY) if round_.files.exists(SUMMARY) else None
 
 
-@ray.remote(max_retries=-1)
-def _merge(k: int, *partials: Partial) -> Partial:
-    return _merged(k, partials)
+def find_neighbors(
+    context: StageContext, config: NeighborsConfig, features: FeatureBlocks, k: int, progress: Progress
+) -> dict[str, Any]:
+    """Search the pool, audit the recall, and write each block's neighbours to the round's folder.
+
+    Args:
+        context: The round.
+        config: Weights, normalization, engine, recall wanted.
+        features: What `embed` left in the object store.
+        k: Neighbours of each sample, less than the number of samples.
+        progress: Told of every pair of blocks, as a share of the samples.
+
+    Returns:
+        The engine, and `recall`, its 95 % interval and `audit_queries` where there was an audit.
+    """
+    metric = Metric(config.l1_weight, config.l2_weight)
+    asked = Search(k, config.engine, metric, config.normalize, config.recall_target)
+    engine = asked.chosen_engine(features.rows, features.dim, context.device.type)
+    search = _Search(context, features, replace(asked, engine=engine), progress)
+    audit = search.audit(config.audit_queries) if config.audit_queries else None
+    widenings = 0
+    while True:
+        found = search.run()
+        recall = audit.recall(found) if audit else None
+        enough = recall is None or recall.recall >= config.recall_target or search.engine == "exact"
+        if enough or config.engine != "auto":
+            break
+        widenings += 1
+        if widenings > MOST_WIDENINGS:
+            search = _Search(context, features, replace(asked, engine="exact"), progress)
+        else:
+            search.widen()
+    write = tasks.write.options(num_cpus=context.compute.cpus_per_actor)
+    ray.get(
+        [
+            write.remote(context.round, neighbors_part(block), table, part)
+            for table, block, part in zip(features.refs, features.blocks, found, strict=True)
+        ]
+    )
+    summary = {"engine": search.engine, "k": k, "widenings": widenings, **search.facts, **_told(recall)}
+    context.round.files.write_json(SUMMARY, summary)
+    return summary
 
 
-@ray.remote(max_retries=-1)
-def _write(round_: RoundDirectory, k: int, table: pa.Table, block: IdRange, *partials: Partial) -> None:
-    ids, distances = _merged(k, partials)
-    columns = {
-        "sample_id": table["sample_id"],
-        "neighbor_ids": pa.FixedSizeListArray.from_arrays(ids.reshape(-1), k),
-        "neighbor_distances": pa.FixedSizeListArray.from_arrays(distances.reshape(-1), k),
-    }
-    round_.files.write_table(neighbors_part(block), pa.table(columns))
+def _told(recall: Recall | None) -> dict[str, Any]:
+    if recall is None:
+        return {}
+    interval = [recall.low, recall.high]
+    return {"recall": recall.recall, "recall_interval": interval, "audit_queries": recall.queries}
 
 
-def _merged(k: int, partials: Sequence[Partial]) -> Partial:
+class _Search:
+    """The search of one pool by one engine; all it holds are references."""
+
+    def __init__(
+        self, context: StageContext, features: FeatureBlocks, asked: Search, progress: Progress
+    ) -> None:
+        self.engine = asked.engine
+        self.facts: dict[str, Any] = {}
+        self._context = context
+        self._features = features
+        self._asked = asked
+        self._progress = progress
+        cpus, gpus = context.compute.cpus_per_actor, context.compute.gpus_per_actor
+        self._on_cpu = {"num_cpus": cpus}
+        self._on_device = {"num_cpus": cpus, "num_gpus": gpus}
+        self._sides = list(zip(features.refs, features.blocks, strict=True))
+        sample = self._drawn(Draw.REFERENCE, reference_rows(asked.engine, features.rows))
+        fit = tasks.fit_plan.options(**self._on_cpu)
+        self._plan, self._for_pairs = fit.remote(context, asked, sample, features.rows)
+        if self.engine == "routed":
+            self._choose_probes()
+
+    def audit(self, queries: int) -> _Audit:
+        """Search random queries by no engine."""
+        drawn = self._drawn(Draw.AUDIT, queries)
+        return _Audit(drawn, self._truth(drawn), self._sides, self._on_cpu)
+
+    def widen(self) -> None:
+        """Take more candidates from now on."""
+        self._plan, self._for_pairs, probes = tasks.widen.options(**self._on_cpu).remote(self._plan)
+        if self.engine == "routed":
+            self.facts["probes"] = ray.get(probes)
+
+    def run(self) -> list[ObjectRef]:
+        """Search; return for each block what was found."""
+        return self._search_shards() if self.engine == "routed" else self._search_blocks()
+
+    def _search_blocks(self) -> list[ObjectRef]:
+        guides: list[ObjectRef | None] = [None] * len(self._sides)
+        if self.engine == "shortlist" or self._context.device.type == "cuda":
+            guide = tasks.guide.options(**self._on_device)
+            guides = [guide.remote(self._context, self._plan, *side) for side in self._sides]
+        search = tasks.search_blocks.options(**self._on_device)
+        sides = [(*side, guide) for side, guide in zip(self._sides, guides, strict=True)]
+
+        def pair(i: int, j: int) -> tuple[ObjectRef, ObjectRef]:
+            return search.remote(self._context, self._for_pairs, *sides[i], *sides[j])
+
+        pairs = list(itertools.combinations_with_replacement(range(len(sides)), 2))
+        return self._search_pairs(len(sides), pairs, pair)
+
+    def _search_shards(self) -> list[ObjectRef]:
+        """Bring the rows into the order of their cells, search the pairs of shards, and bring them back."""
+        route = tasks.route.options(**self._on_device)
+        routed = [route.remote(self._context, self._plan, *side) for side in self._sides]
+        sizes: np.ndarray | int = 0
+        for _, counts in routed:
+            sizes = sizes + ray.get(counts)
+        assert isinstance(sizes, np.ndarray)
+        cuts = cut_cells(sizes, self._context.compute.block_rows)
+        count = len(cuts) - 1
+        split = tasks.split.options(num_returns=1 + count, **self._on_cpu)
+        parts = [
+            split.remote(*side, probes, cuts) for side, (probes, _) in zip(self._sides, routed, strict=True)
+        ]
+        looks_into = np.logical_or.reduce(ray.get([part[0] for part in parts]))
+        assemble = tasks.assemble.options(**self._on_cpu)
+        shards = [assemble.remote(*(part[1 + shard] for part in parts)) for shard in range(count)]
+        del parts, routed
+        search = tasks.search_shard_pair.options(**self._on_device)
+
+        def pair(i: int, j: int) -> tuple[ObjectRef, ObjectRef]:
+            return search.remote(self._context, self._for_pairs, shards[i], shards[j], i == j)
+
+        all_pairs = itertools.combinations_with_replacement(range(count), 2)
+        pairs = [(i, j) for i, j in all_pairs if i == j or looks_into[i, j] or looks_into[j, i]]
+        found = self._search_pairs(count, pairs, pair)
+        scatter = tasks.scatter.options(num_returns=1 + len(self._sides), **self._on_cpu)
+        blocks = list(self._features.blocks)
+        by_block = [
+            scatter.remote(shard, part, blocks)[1:] for shard, part in zip(shards, found, strict=True)
+        ]
+        gather = tasks.gather.options(**self._on_cpu)
+        return [gather.remote(*parts) for parts in zip(*by_block, strict=True)]
+
+    def _search_pairs(
+        self,
+        count: int,
+        pairs: Sequence[tuple[int, int]],
+        search: Callable[[int, int], tuple[ObjectRef, ObjectRef]],
+    ) -> list[ObjectRef]:
+        """Search pairs of `count` parts; return what was found for the rows of each."""
+        trees = [_MergeTree(self._asked.k, self._on_cpu) for _ in range(count)]
+        to_do = iter(pairs)
+        # Few pairs at a time, because each leaves two partial results in the object store.
+        limit = 2 * self._context.compute.actors
+        running: dict[ObjectRef, tuple[int, int, ObjectRef]] = {}
+        for done in range(1, len(pairs) + 1):
+            for i, j in itertools.islice(to_do, limit - len(running)):
+                of_i, of_j = search(i, j)
+                running[of_i] = (i, j, of_j)
+            (of_i, *_), _ = ray.wait(list(running))
+            i, j, of_j = running.pop(of_i)
+            trees[i].add(of_i)
+            if j != i:
+                trees[j].add(of_j)
+            self._progress(self._features.rows * done // len(pairs), self._features.rows)
+        return [tree.root() for tree in trees]
+
+    def _drawn(self, what: Draw, count: int) -> ObjectRef:
+        """Rows drawn from the pool by their ids."""
+        seed, round_index = self._context.seed, self._context.round_index
+        draw = tasks.draw.options(**self._on_cpu)
+        share = count / self._features.rows
+        drawn = [draw.remote(seed, round_index, what, share, *side) for side in self._sides]
+        return tasks.select_drawn.options(**self._on_cpu).remote(count, *drawn)
+
+    def _truth(self, queries: ObjectRef) -> ObjectRef:
+        """The true k nearest of some rows."""
+        search = tasks.search_truth.options(**self._on_device)
+        tree = _MergeTree(self._asked.k, self._on_cpu)
+        for side in self._sides:
+            tree.add(search.remote(self._context, self._for_pairs, queries, *side))
+        return tree.root()
+
+    def _choose_probes(self) -> None:
+        queries = self._drawn(Draw.PILOT, PILOT_QUERIES)
+        truth = self._truth(queries)
+        rows_of = tasks.rows_of.options(**self._on_cpu)
+        near = [rows_of.remote(truth, *side) for side in self._sides]
+        choose = tasks.choose_probes.options(**self._on_cpu)
+        self._plan, self._for_pairs, probes = choose.remote(self._context, self._plan, queries, truth, *near)
+        self.facts["probes"] = ray.get(probes)
+
+
+@dataclass(frozen=True)
+class _Audit:
+    """Queries whose true neighbours are known."""
+
+    queries: ObjectRef
+    truth: ObjectRef
+    sides: list[tuple[ObjectRef, IdRange]]
+    options: dict[str, Any]
+
+    def recall(self, found: Sequence[ObjectRef]) -> Recall:
+        """Compare what was found for each block with the truth."""
+        found_for = tasks.found_for.options(**self.options)
+        refs = [
+            found_for.remote(self.queries, *side, part) for side, part in zip(self.sides, found, strict=True)
+        ]
+        truth = _neighbors(ray.get(self.truth))
+        merged = Neighbors(torch.empty_like(truth.ids), torch.empty_like(truth.distances))
+        for at, part in ray.get(refs):
+            places, of_part = torch.from_numpy(at.copy()), _neighbors(part)
+            merged.ids[places], merged.distances[places] = of_part.ids, of_part.distances
+        return recall_of(merged, truth)
+
+
+def _neighbors(found: tasks.Found) -> Neighbors:
     # Copies, because what comes from the object store is read-only.
-    parts = [Neighbors(torch.tensor(ids), torch.tensor(distances)) for ids, distances in partials]
-    return merge(parts, k).numpy()
+    return Neighbors(*(torch.from_numpy(column.copy()) for column in found))
 
 
-def _block(table: pa.Table, block: IdRange, normalize: Any, device: torch.device) -> Block:
-    ids, features = features_of(table, block)
-    return Block.make(ids, torch.tensor(features, device=device), normalize)
+class _MergeTree:
+    """Partial results of the same rows, merged by tasks as they come in."""
+
+    def __init__(self, k: int, options: dict[str, Any]) -> None:
+        self._k = k
+        self._merge = tasks.merge_found.options(**options)
+        self._partials: list[ObjectRef] = []
+
+    def add(self, partial: ObjectRef) -> None:
+        self._partials.append(partial)
+        if len(self._partials) == MERGE_WIDTH:
+            self._partials = [self.root()]
+
+    def root(self) -> ObjectRef:
+        """What all that was added comes to."""
+        if len(self._partials) == 1:
+            return self._partials[0]
+        return self._merge.remote(self._k, *self._partials)

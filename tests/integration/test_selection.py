@@ -20,7 +20,6 @@ from sklearn.datasets import load_digits
 
 from dm2at_ray import Config
 from dm2at_ray.algorithm.mixup import mixing_coefficients
-from dm2at_ray.neighbors import choose_engine
 
 from .runs import copy_of_round_0, labeled_ids, round_of, select_round_1, tiny_config
 
@@ -29,9 +28,6 @@ TIE = 1e-5
 
 ONE_ACTOR = {"actors": 1, "block_rows": 16384}
 THREE_ACTORS = {"actors": 3, "block_rows": 1024}
-
-POOL_ROWS = 7 * 1797 - 100
-"""Unlabeled images of the large pool: all digits seven times, without those of round 0."""
 
 WAYS: dict[str, dict[str, Any]] = {
     "features": {"neighbors": {"engine": "exact"}},
@@ -83,15 +79,14 @@ def test_select__swaps_only_near_ties_with_another_batch_size(select: Select) ->
     assert all(abs(score - min(large.values())) < TIE for score in swapped), swapped
 
 
-def test_select__is_the_same_over_thirteen_blocks(many_blocks: Path, tmp_path: Path) -> None:
-    # What `auto` stands for where nothing is asked for.
-    assert choose_engine(POOL_ROWS, 64, k=10) == "shortlist"
+@pytest.mark.parametrize("engine", ["exact", "shortlist", "routed"])
+def test_select__is_the_same_over_thirteen_blocks(many_blocks: Path, tmp_path: Path, engine: str) -> None:
     tables = []
     for compute in (ONE_ACTOR, THREE_ACTORS):
-        config = tiny_config(**parquet_sections(many_blocks), compute=compute)
+        config = tiny_config(**parquet_sections(many_blocks), compute=compute, neighbors={"engine": engine})
         directory = copy_of_round_0(many_blocks / "run", tmp_path / str(compute["actors"]))
         tables.append(select_round_1(config, directory))
-        parts = len(list((directory / "rounds/0001/neighbors").iterdir()))
+        parts = len(list((directory / "rounds/0001/neighbors").glob("ids-*.parquet")))
         assert parts == (1 if compute is ONE_ACTOR else 13)
     assert_same_queries(*tables)
 
@@ -148,7 +143,7 @@ def unlabeled_features(directory: Path) -> tuple[np.ndarray, np.ndarray, np.ndar
 def many_blocks(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a Parquet pool of 12,579 noisy digits and, in `run`, the reference's round 0 on it.
 
-    So many that `auto` stands for the shortlist, and that a block's partial neighbours are merged in a tree.
+    So many that a block's partial neighbours are merged in a tree.
     Of round 0 a selection reads the model and the labeled ids only.
     """
     folder = tmp_path_factory.mktemp("many")
