@@ -24,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+bench = typer.Typer(help="Benchmarks to run on your own hardware.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
 RunDirArgument = Annotated[
     str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
 ]
@@ -120,6 +123,18 @@ def show_config() -> None:
     from dm2at_ray.config_help import config_help
 
     print(config_help())
+
+
+@bench.command(
+    "neighbors",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench_neighbors(context: typer.Context) -> None:
+    """Time neighbour search beside other libraries on your own hardware; --help lists the options."""
+    from dm2at_ray.bench.neighbors import main as run_benchmark
+
+    raise typer.Exit(run_benchmark(context.args))
 
 
 @app.command()

@@ -20,7 +20,7 @@ ROOT = ""
 
 MAY_IMPORT: dict[str, set[str]] = {
     ROOT: {"config", "launch"},
-    "cli": {"config", "config_help", "launch", "status", "run_report", "monitoring", ROOT},
+    "cli": {"bench", "config", "config_help", "launch", "status", "run_report", "monitoring", ROOT},
     "launch": {"actor", "config", "config_sections", "monitoring", "preflight", "store", "uri"},
     "status": {"actor", "store", "uri"},
     "run_report": {"monitoring", "pool", "preflight", "store", "uri", ROOT},
@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": {"algorithm", "neighbors", "models", "training", "pool", "store", "config", "config_sections"},
     "store": {"config", "models"},
     "pool": {"algorithm"},
+    "bench": {"algorithm", "neighbors", "models", "training", "pool"},
     "training": {"algorithm", "models"},
     "neighbors": {"algorithm"},
     "models": set(),
@@ -47,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 KNOW_NO_RAY = {
     "algorithm",
+    "bench",
     "neighbors",
     "models",
     "training",
@@ -56,7 +58,7 @@ KNOW_NO_RAY = {
     "config",
     "config_sections",
 }
-KNOW_NO_PYDANTIC = {"algorithm", "neighbors", "models", "training", "pool", "monitoring"}
+KNOW_NO_PYDANTIC = {"algorithm", "bench", "neighbors", "models", "training", "pool", "monitoring"}
 
 
 def module_of(path: Path) -> str:
