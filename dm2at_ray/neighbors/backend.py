@@ -122,10 +122,11 @@ def nearest_codes(
         reference: (S, D) uint8.
         ids: (N,) int64.
         reference_ids: (S,) int64; a row does not find itself.
-        count: At most S - 1 of them.
+        count: At most S of them.
 
     Returns:
-        The smallest squared L2 distances (N, count), ascending, and the places of the reference rows.
+        The smallest squared L2 distances (N, count), ascending, and the places of the reference rows; above
+        2^31 - 2 where there is no such row.
     """
     x, y = CentredCodes.of(codes), CentredCodes.of(reference)
     if not codes.is_cuda and _numba_works():

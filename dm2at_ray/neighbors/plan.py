@@ -197,7 +197,7 @@ class Plan:
         reference = self.reference
         assert reference is not None
         codes = self.quantizer.encode(block.features)[0]
-        wanted = min(len(reference) - 1, max(self.rank, self.search.k))
+        wanted = min(len(reference), max(self.rank, self.search.k))
         device = codes.device
         return backend.nearest_codes(
             codes, reference.codes.to(device), block.sample_ids, reference.sample_ids.to(device), wanted
@@ -207,14 +207,14 @@ class Plan:
         squared = found[0]
         if squared.shape[1] < self.rank:
             return torch.full((len(block),), torch.iinfo(torch.int32).max, dtype=torch.int64)
-        return squared[:, self.rank - 1]
+        # A reference row has one other fewer: beyond the last there is nothing.
+        return squared[:, self.rank - 1].clamp(max=torch.iinfo(torch.int32).max)
 
     def _limits(self, block: Block, found: tuple[Tensor, Tensor]) -> Tensor:
         k, places = self.search.k, found[1]
-        if places.shape[1] < k:
+        if self.reference is None or len(self.reference) <= k:
             return block.features.new_full((len(block),), torch.inf)
         i = torch.arange(len(block), device=places.device).repeat_interleave(k)
-        assert self.reference is not None
         known = self.reference.features.to(block.features.device)
         distances = self.search.metric.of_pairs(block.features, i, known, places[:, :k].flatten())
         # Another order of summation may put the same pair a little farther.

@@ -163,18 +163,15 @@ def nearest_codes(
     x: CentredCodes, y: CentredCodes, x_ids: Tensor, y_ids: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
     """Return the `count` smallest squared L2 distances (N, count) to rows of another id, and the places."""
-    squared, places = [], []
+    squared, places = (x_ids.new_empty((len(x_ids), count)) for _ in range(2))
     step = max(1, DISTANCES_AT_ONCE // max(1, len(y_ids)))
     for start in range(0, len(x_ids), step):
         rows = slice(start, start + step)
         distances = CentredCodes(x.values[rows], x.squares[rows]).squared_l2(y)
-        itself = x_ids[rows, None] == y_ids
-        nearest = distances.masked_fill_(itself, torch.iinfo(distances.dtype).max).topk(
-            count, dim=1, largest=False
-        )
-        squared.append(nearest.values.to(torch.int64))
-        places.append(nearest.indices)
-    return torch.cat(squared), torch.cat(places)
+        distances.masked_fill_(x_ids[rows, None] == y_ids, torch.iinfo(distances.dtype).max)
+        nearest = distances.topk(count, dim=1, largest=False)
+        squared[rows], places[rows] = nearest.values, nearest.indices
+    return squared, places
 
 
 def encode(features: Tensor, low: Tensor, step: float) -> tuple[Tensor, Tensor]:

@@ -159,7 +159,9 @@ def _side(block: Encoded, k: int, units: _CodeUnits, *, as_x: bool) -> kernels.S
     limit = np.full(padded, np.inf, np.float32)
     if block.radius is None:
         limit[:rows] = block.limit.numpy()
-        base = _padded(np.ceil(block.residuals.numpy().astype(np.float64)).astype(np.int64), padded)
+        # Sums of differences are far below FAR: a residual beyond it lets every pair pass already.
+        residuals = np.minimum(block.residuals.numpy().astype(np.float64), kernels.FAR)
+        base = _padded(np.ceil(residuals).astype(np.int64), padded)
         reach = units.of_distances(limit) + base
     else:
         # |u - v|^2 <= radius, with -2 u.(v - 128) on the left: what belongs to one row alone goes right.
