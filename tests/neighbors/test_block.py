@@ -4,19 +4,34 @@ import numpy as np
 import pytest
 import torch
 
-from dm2at_ray.errors import ConfigError, PoolError
-from dm2at_ray.neighbors.block import Block
+from dm2at_ray.algorithm.distance import distance
+from dm2at_ray.errors import PoolError
+from dm2at_ray.neighbors.block import LARGEST, Block
+from dm2at_ray.neighbors.normalizer import Normalizer
 
 
-def test_make__casts_half_precision():
-    block = Block.make(np.array([3, 8]), np.array([[1, 2], [3, 4]], dtype=np.float16))
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_make__casts_to_float32(dtype):
+    block = Block.make(np.array([3, 8]), np.array([[1, 2], [3, 4]], dtype=dtype))
     assert block.features.dtype == torch.float32
     assert block.features.tolist() == [[1, 2], [3, 4]]
     assert block.sample_ids.tolist() == [3, 8]
+    assert len(block) == 2
 
 
-def test_make__l2_normalizes_rows_and_leaves_zero_rows():
-    block = Block.make(np.array([0, 1]), np.array([[3.0, 4.0], [0.0, 0.0]]), normalize="l2")
+def test_make__ids_in_any_order():
+    assert Block.make(np.array([5, 2]), np.zeros((2, 1))).sample_ids.tolist() == [5, 2]
+
+
+def test_make__features_are_contiguous():
+    columns = torch.arange(6.0).view(2, 3).T
+    block = Block.make(torch.arange(3), columns, Normalizer("none"))
+    assert block.features.is_contiguous()
+    assert block.features.tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_make__normalizes():
+    block = Block.make(np.array([0, 1]), np.array([[3.0, 4.0], [0.0, 0.0]]), Normalizer("l2"))
     assert block.features.tolist() == [pytest.approx([0.6, 0.8]), [0, 0]]
 
 
@@ -25,22 +40,21 @@ def test_make__empty():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_make__names_the_first_broken_samples(bad):
+@pytest.mark.parametrize("kind", ["none", "l2"])
+def test_make__names_the_first_broken_samples(bad, kind):
     features = np.zeros((10, 2), np.float16)
     features[2:9, 1] = bad
     with pytest.raises(PoolError, match=r"sample ids 102, 103, 104, 105, 106 and 2 more are NaN or infinite"):
-        Block.make(np.arange(100, 110), features)
+        Block.make(np.arange(100, 110), features, Normalizer(kind))
 
 
-def test_make__refuses_unknown_normalization():
-    with pytest.raises(ConfigError, match="normalize='l1' is unknown; use one of: none, l2"):
-        Block.make(np.array([0]), np.zeros((1, 2)), normalize="l1")
-
-
-@pytest.mark.parametrize("ids", [[1, 1], [2, 1]])
-def test_make__refuses_ids_that_do_not_ascend(ids):
-    with pytest.raises(ValueError, match="ascending"):
-        Block.make(np.array(ids), np.zeros((2, 2)))
+def test_make__refuses_features_whose_distances_leave_float32():
+    Block.make(np.array([6, 7]), np.array([[0.0], [-LARGEST]]))
+    for value in (-1.1 * LARGEST, 3e38, 1e39):
+        with pytest.raises(PoolError, match=r"sample ids 7 are NaN or infinite, or larger than 1e\+16"):
+            Block.make(np.array([6, 7]), np.array([[0.0], [value]]))
+    block = Block.make(np.array([6, 7]), np.array([[LARGEST], [-LARGEST]]).repeat(4096, axis=1))
+    assert torch.isfinite(distance(*block.features))
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 0)])
