@@ -57,6 +57,28 @@ def fgsm(
     return (point + step * _input_gradient(model, point, y).sign()).clamp(lower, upper).detach()
 
 
+def signed_step(x: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
+    """`fgsm` where ∇ₓ is at hand already: clip(x + ε sign ∇ₓ).
+
+    Args:
+        x: (N, C, H, W) floating, in [0, 1].
+        gradient: (N, C, H, W), of the loss that is to rise.
+        epsilon: radius of the ball in pixel units, >= 0; 0 gives ``x`` back exactly.
+
+    Returns:
+        (N, C, H, W) of the dtype of ``x``, without a graph.
+
+    Raises:
+        ValueError: if ``epsilon`` is negative.
+
+    Examples:
+        >>> signed_step(torch.tensor([0.5, 0.875]), torch.tensor([-3.0, 2.0]), 0.25)
+        tensor([0.2500, 1.0000])
+    """
+    lower, upper = _ball(x, epsilon)
+    return (x + epsilon * gradient.sign()).clamp(lower, upper).detach()
+
+
 def pgd(
     model: Model,
     x: Tensor,

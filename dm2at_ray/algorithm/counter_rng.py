@@ -30,6 +30,7 @@ class Stream(enum.IntEnum):
     SHUFFLE = 6
     AUGMENT = 7
     NEIGHBORS = 8
+    VALIDATION = 9
 
 
 def philox4x32(counter: npt.NDArray[np.uint32], key: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -61,7 +62,12 @@ def philox4x32(counter: npt.NDArray[np.uint32], key: npt.NDArray[np.uint32]) -> 
 
 
 def uniform(
-    seed: int, round_index: int, stream: Stream, sample_ids: npt.NDArray[np.int64], count: int
+    seed: int,
+    round_index: int,
+    stream: Stream,
+    sample_ids: npt.NDArray[np.int64],
+    count: int,
+    first: int = 0,
 ) -> npt.NDArray[np.float64]:
     """Draw ``count`` uniform numbers for each sample, the same in any batch and on any worker.
 
@@ -74,7 +80,8 @@ def uniform(
         round_index: 0 <= round_index < 2**24.
         stream: what the numbers are for.
         sample_ids: (N,) int64.
-        count: draws per sample, at most 2**33.
+        count: draws per sample.
+        first: draws of each sample to pass over; they and ``count`` are at most 2**33 together.
 
     Returns:
         (N, count) float64 in (0, 1).
@@ -96,7 +103,8 @@ def uniform(
     purpose = np.uint32(round_index << 8 | stream)
     ids = np.ascontiguousarray(sample_ids, dtype=np.int64).view(np.uint64)  # (N,)
 
-    blocks = -(-count // _DRAWS_PER_BLOCK)
+    first_block, skipped = divmod(first, _DRAWS_PER_BLOCK)
+    blocks = -(-(skipped + count) // _DRAWS_PER_BLOCK)
     draws = np.empty((len(ids), blocks * _DRAWS_PER_BLOCK), dtype=np.float64)
     blocks_at_once = max(1, min(blocks, _BLOCKS_AT_ONCE))
     rows_at_once = max(1, _BLOCKS_AT_ONCE // blocks_at_once)
@@ -105,8 +113,8 @@ def uniform(
         for block in range(0, blocks, blocks_at_once):
             index = np.arange(block, min(block + blocks_at_once, blocks), dtype=np.uint32)
             columns = slice(block * _DRAWS_PER_BLOCK, (block + len(index)) * _DRAWS_PER_BLOCK)
-            draws[rows, columns] = _block_draws(key, ids[rows], index, purpose)
-    return draws[:, :count]
+            draws[rows, columns] = _block_draws(key, ids[rows], index + np.uint32(first_block), purpose)
+    return draws[:, skipped : skipped + count]
 
 
 def _block_draws(

@@ -54,6 +54,13 @@ class LabeledSet:
     def __len__(self) -> int:
         return len(self.sample_ids)
 
+    def subset(self, rows: NDArray[np.int64]) -> LabeledSet:
+        """The samples of these rows."""
+        twins = None if self.twins is None else self.twins[rows]
+        return LabeledSet(
+            self.sample_ids[rows], self.images[rows], self.labels[rows], twins, self.twin_mask()[rows]
+        )
+
     def twin_mask(self) -> NDArray[np.bool_]:
         """(N,) bool: which samples have a twin."""
         assert self.has_twin is not None

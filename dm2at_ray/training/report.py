@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dm2at_ray.training.settings import Attack
+from dm2at_ray.training.stability import Look, best_look
 
 SUMS = (
     "clean_loss",
@@ -19,6 +23,9 @@ SUMS = (
 )
 """What is summed over steps and workers, in this order."""
 
+Outcome = Literal["last", "average", "best"]
+"""Whose weights are a training's result: the last step's, their moving average, or the best look's."""
+
 
 @dataclass(frozen=True)
 class LossMeans:
@@ -31,6 +38,31 @@ class LossMeans:
     """None where no adversary was trained on."""
 
     total: float
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What watching a training has come to."""
+
+    held_out: int
+    """Labels that were not trained on; 0 where nothing was watched."""
+
+    epochs_between_looks: int
+    looks: tuple[Look, ...]
+    """In order; the last is of the weights after the last epoch, before any answer to them."""
+
+    attack: Attack
+    """The attack that training ended with."""
+
+    stopped_early: bool
+    outcome: Outcome
+    """Whose weights are the result."""
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Epoch of the sound look with the best PGD accuracy."""
+        best = best_look(self.looks)
+        return best.epoch if best else None
 
 
 @dataclass(frozen=True)
@@ -59,16 +91,29 @@ class EpochReport:
     checkpoint_due: bool
     """Whether this epoch is one to make a checkpoint of."""
 
+    stability: Stability
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the training is over."""
+        return self.epoch == self.epochs or self.stability.stopped_early
+
     def to_json(self) -> dict[str, object]:
         """A dictionary of plain values."""
         return asdict(self)
 
     @staticmethod
-    def from_json(values: dict[str, object]) -> EpochReport:
+    def from_json(values: dict[str, Any]) -> EpochReport:
         """The report that `to_json` was made of."""
-        loss = values["loss"]
-        assert isinstance(loss, dict)
-        return EpochReport(**{**values, "loss": LossMeans(**loss)})  # type: ignore[arg-type]
+        stability = values["stability"]
+        looks = tuple(Look(**look) for look in stability["looks"])
+        return EpochReport(
+            **{
+                **values,
+                "loss": LossMeans(**values["loss"]),
+                "stability": Stability(**{**stability, "looks": looks}),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -83,6 +128,7 @@ class TrainResult:
     clean_accuracy: float | None
     adversarial_accuracy: float | None
     loss: LossMeans
+    stability: Stability
 
     @staticmethod
     def of(report: EpochReport) -> TrainResult:
@@ -96,6 +142,7 @@ class TrainResult:
             clean_accuracy=report.clean_accuracy,
             adversarial_accuracy=report.adversarial_accuracy,
             loss=report.loss,
+            stability=report.stability,
         )
 
 

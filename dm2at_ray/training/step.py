@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm2at_ray.algorithm.losses import combined_loss
+from dm2at_ray.algorithm.attacks import random_start
 from dm2at_ray.training.adversaries import fresh_adversaries
 from dm2at_ray.training.batch import Batch
+from dm2at_ray.training.draws import pixel_uniforms
+from dm2at_ray.training.forward import forward
+from dm2at_ray.training.grad_align import misalignment
+from dm2at_ray.training.modes import attacked_in
+from dm2at_ray.training.passes import Losses, Passes
 from dm2at_ray.training.settings import TrainSettings
 
 
@@ -21,6 +25,7 @@ def train_step(
     *,
     global_count: int,
     world_size: int = 1,
+    epsilon: float | None = None,
 ) -> Tensor:
     """Make the adversaries, take one gradient step, and sum up the losses.
 
@@ -36,61 +41,63 @@ def train_step(
         settings: What is trained on.
         global_count: Samples of the global batch.
         world_size: Number of workers.
+        epsilon: Radius of fresh adversaries in this step; None takes the settings'.
 
     Returns:
-        (8,) float64, detached, on the device: see `SUMS` in `report.py`.
+        (8,) float64, detached, on the device: see `SUMS` in `report.py`. The total includes GradAlign's term.
     """
-    fresh = (
-        fresh_adversaries(bare, batch.images, batch.labels, batch.start_keys, settings)
-        if batch.fresh
-        else batch.images[:0]
-    )
-    loss, sums = joint_loss(model, batch, fresh, settings.clean_weight)
+    epsilon = settings.epsilon if epsilon is None else epsilon
+    scale = batch.samples * world_size / global_count
+    passes = Passes(model, batch, settings, scale, world_size)
     optimizer.zero_grad(set_to_none=True)
-    (loss * (batch.samples * world_size / global_count)).backward()  # type: ignore[no-untyped-call]
+    penalty = None
+    if batch.fresh and settings.grad_align > 0 and epsilon > 0:
+        penalty = _align(bare, batch, settings, epsilon, scale)
+    losses = _passes(passes, bare, epsilon)
     optimizer.step()
-    return sums
+    total = losses.total.detach() if penalty is None else losses.total.detach() + penalty
+    whole = torch.stack([total.double() * batch.samples, batch.weights.double().sum()])
+    return torch.cat([losses.sums, whole])
 
 
-def joint_loss(model: nn.Module, batch: Batch, fresh: Tensor, clean_weight: float) -> tuple[Tensor, Tensor]:
-    """Combined loss of clean images, stored twins and fresh adversaries, from one joint forward pass.
+def _passes(passes: Passes, bare: nn.Module, epsilon: float) -> Losses:
+    batch, settings = passes.batch, passes.settings
+    if settings.passes == "shared" and batch.fresh and settings.clean_weight > 0:
+        return passes.shared(epsilon)
+    fresh = batch.images[:0]
+    if batch.fresh:
+        fresh = fresh_adversaries(
+            bare,
+            batch.images,
+            batch.labels,
+            batch.start_keys,
+            settings,
+            epsilon=epsilon,
+            counts=_counts(batch),
+        )
+    return passes.joint(fresh) if settings.passes == "joint" else passes.two(fresh)
 
-    One pass, because two would normalize the halves by different batch statistics. A sample with several
-    adversaries counts their mean, one with none counts its clean loss in full.
 
-    Args:
-        model: Maps (M, C, H, W) to logits (M, classes).
-        batch: N samples.
-        fresh: (N, C, H, W) fresh adversaries, or (0, C, H, W).
-        clean_weight: λ.
+def _align(bare: nn.Module, batch: Batch, settings: TrainSettings, epsilon: float, scale: float) -> Tensor:
+    """Add the gradient of GradAlign's term, the mean over the batch, and return the term.
 
-    Returns:
-        The weighted mean over the N samples, a scalar to differentiate; and the (8,) float64 sums.
+    It goes through the bare model, whose gradients wait in the parameters to be averaged over the workers
+    with those of the step's last pass.
     """
-    count = len(batch.labels)
-    fresh_rows = torch.arange(len(fresh), device=fresh.device)
-    adversarial_rows = torch.cat([batch.twin_rows, fresh_rows])  # (A,)
-    rows = torch.cat([batch.clean_rows, adversarial_rows])  # (R + A,)
-    clean_images = batch.images if len(batch.clean_rows) == count else batch.images[batch.clean_rows]
-    parts = [part for part in (clean_images, batch.twins, fresh) if len(part)]
-    # A copy of a lone part might have another memory format, and round differently.
-    logits = model(torch.cat(parts) if len(parts) > 1 else parts[0])  # (R + A, classes)
-    losses = F.cross_entropy(logits, batch.labels[rows], reduction="none")
-    clean_part, adversarial_part = losses.split([len(batch.clean_rows), len(adversarial_rows)])
+    # Keys of their own, or the random start of the attack would be drawn again.
+    uniforms = pixel_uniforms(~batch.start_keys, batch.images[0].numel())
+    offsets = random_start(batch.images, epsilon, uniforms)
 
-    nothing = torch.zeros_like(batch.weights)
-    clean = nothing.index_add(0, batch.clean_rows, clean_part)  # (N,)
-    attacks = nothing.index_add(0, adversarial_rows, torch.ones_like(adversarial_part))  # (N,)
-    adversarial = nothing.index_add(0, adversarial_rows, adversarial_part) / attacks.clamp(min=1)
-    loss = combined_loss(
-        clean, adversarial, clean_weight, weights=batch.weights, has_adversarial=attacks > 0
-    ).total
+    def logits_of(images: Tensor) -> Tensor:
+        return forward(bare, images, settings.precision, _counts(batch))
 
-    with torch.no_grad():
-        hits = (logits.argmax(dim=1) == batch.labels[rows]).double()
-        weights = batch.weights[rows].double()
-        halves = torch.stack([losses.double() * weights, hits * weights, weights])  # (3, R + A)
-        clean_half, adversarial_half = halves.split([len(clean_part), len(adversarial_part)], dim=1)
-        whole = torch.stack([loss.double() * batch.samples, batch.weights.double().sum()])
-        sums = torch.cat([clean_half.sum(dim=1), adversarial_half.sum(dim=1), whole])
-    return loss, sums
+    with attacked_in(bare, settings.attack_mode, batch.images.device):
+        values = misalignment(logits_of, batch.images, batch.labels, offsets, batch.weights)  # (N,)
+        penalty = settings.grad_align * (values * batch.weights).sum() / max(batch.samples, 1)
+        (penalty * scale).backward()  # type: ignore[no-untyped-call]
+    return penalty.detach()
+
+
+def _counts(batch: Batch) -> Tensor | None:
+    """(N,) which images count, or None where all do."""
+    return None if batch.samples == len(batch.weights) else batch.weights

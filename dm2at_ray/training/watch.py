@@ -16,10 +16,17 @@ _NAMED_IDS = 8
 
 
 class NonFiniteLossError(UserError):
-    """The loss became infinite or not a number; raised on all workers. Epoch and step count from 0."""
+    """The loss, or a weight, became infinite or not a number; raised on all workers.
 
-    def __init__(self, round_index: int, epoch: int, step: int, sample_ids: Sequence[int]) -> None:
-        super().__init__(round_index, epoch, step, sample_ids)
+    Epoch and step count from 0. A weight is looked at after each epoch: it was spoilt by that epoch's last
+    step, for after an earlier one the next loss would have shown it.
+    """
+
+    def __init__(
+        self, round_index: int, epoch: int, step: int, sample_ids: Sequence[int], what: str = "loss is"
+    ) -> None:
+        super().__init__(round_index, epoch, step, sample_ids, what)
+        self._what = what
         self.round_index = round_index
         self.epoch = epoch
         self.step = step
@@ -30,9 +37,9 @@ class NonFiniteLossError(UserError):
         named = ", ".join(str(sample_id) for sample_id in self.sample_ids[:_NAMED_IDS])
         more = len(self.sample_ids) - _NAMED_IDS
         return (
-            f"loss is not finite in round {self.round_index}, epoch {self.epoch}, step {self.step} of it "
-            f"(samples {named}{f' and {more} more' if more > 0 else ''}): lower the learning rate, "
-            "or look at these samples"
+            f"{self._what} not finite in round {self.round_index}, epoch {self.epoch}, "
+            f"step {self.step} of it (samples {named}{f' and {more} more' if more > 0 else ''}): "
+            "lower the learning rate, or look at these samples"
         )
 
 

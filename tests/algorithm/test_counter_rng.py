@@ -124,3 +124,12 @@ def test_uniform__nothing_to_draw(rows: int, count: int) -> None:
 def test_uniform__out_of_range(seed: int, round_index: int) -> None:
     with pytest.raises(ValueError, match="must be in"):
         uniform(seed, round_index, Stream.MIXUP, np.array([0]), count=1)
+
+
+@pytest.mark.parametrize("first", [0, 1, 6, 7, 33_000])
+def test_uniform__passes_over_the_first_draws(first: int) -> None:
+    ids = np.array([3, 2**40])
+
+    draws = uniform(1, 2, Stream.ATTACK, ids, count=5, first=first)
+
+    assert np.array_equal(draws, uniform(1, 2, Stream.ATTACK, ids, count=first + 5)[:, first:])

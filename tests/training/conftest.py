@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import dm2at_ray
 from dm2at_ray.training import LabeledSet
 
 
@@ -56,3 +63,23 @@ def make_model() -> Callable[..., nn.Module]:
         return nn.Sequential(*layers, nn.Linear(96, 4))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_workers() -> Callable[[Path, Path], None]:
+    """Run a script of workers in a process group of its own, which ends with it; argument: a directory."""
+
+    def run(script: Path, directory: Path) -> None:
+        package_root = str(Path(dm2at_ray.__file__).parents[1])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": package_root}
+        process = subprocess.Popen(
+            [sys.executable, script, directory], env=environment, start_new_session=True
+        )
+        try:
+            assert process.wait(timeout=180) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    return run

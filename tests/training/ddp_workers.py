@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from dm2at_ray.training import LabeledSet, LossMeans, NonFiniteLossError, TrainSettings, loop, train
 
 SAMPLES = 13
+LOOKED_AT = 500
 BATCH = 2  # fewer than 3 workers, and the last batch is one sample: some shares are empty
 SETTINGS = TrainSettings(
     epochs=3,
@@ -46,6 +48,11 @@ def make_model() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(128, 16), nn.GELU(), nn.Linear(16, 3)
     )
+
+
+def make_watched() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2))
 
 
 class FailsOnBlack(nn.Module):
@@ -95,6 +102,16 @@ def losses_of(model: nn.Module, rank: int, world_size: int) -> dict[str, Any]:
     }
 
 
+def stability_of(model: nn.Module, rank: int, world_size: int) -> dict[str, Any]:
+    """What a training is told by its looks at a held-out part, with batch norm and an average of weights."""
+    generator = np.random.default_rng(5)
+    images = generator.integers(1, 256, (LOOKED_AT, 6, 6, 1), dtype=np.uint8)
+    labeled = LabeledSet(np.arange(LOOKED_AT), images, (images[:, 0, 0, 0] > 128).astype(np.int64))
+    settings = TrainSettings(epochs=2, min_steps=0, batch_size=100, learning_rate=0.02, epsilon=0.01, ema=0.5)
+    result = train(model, labeled, settings, seed=4, round_index=1, rank=rank, world_size=world_size)
+    return asdict(result.stability)
+
+
 def error_of(rank: int, world_size: int) -> dict[str, Any]:
     labeled = make_labeled()
     labeled.images[8] = 0
@@ -117,6 +134,11 @@ def work(directory: Path, rank: int) -> None:
         model = make_model()
         seen = losses_of(model, rank, world_size)
         seen["error"] = error_of(rank, world_size)
+        watched = make_watched()
+        seen["stability"] = stability_of(watched, rank, world_size)
+        seen["watched"] = {
+            name: tensor.double().sum().item() for name, tensor in watched.state_dict().items()
+        }
         dist.destroy_process_group()
         (directory / f"{world_size}-{rank}.json").write_text(json.dumps(seen))
         save_file(model.state_dict(), directory / f"{world_size}-{rank}.safetensors")

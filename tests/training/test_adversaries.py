@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchattacks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from dm2at_ray.training import TrainSettings
-from dm2at_ray.training.adversaries import evaluating, fresh_adversaries
+from dm2at_ray.training.adversaries import fresh_adversaries
 
 EPSILON = 0.1
 MakeModel = Callable[..., nn.Module]
@@ -74,10 +79,80 @@ def test_fresh_adversaries__random_start_follows_the_key(images: Tensor, make_mo
     assert not torch.equal(first, fresh_adversaries(model, images, LABELS, KEYS + 1, settings))
 
 
-def test_evaluating__restores_each_module() -> None:
-    model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout())
-    model.train()
-    model[0].eval()
-    with evaluating(model):
-        assert not any(module.training for module in model.modules())
-    assert [module.training for module in model.modules()] == [True, False, True]
+def test_fresh_adversaries__train_mode_attacks_the_statistics_of_the_batch(
+    images: Tensor, make_model: MakeModel
+) -> None:
+    model = make_model(batch_norm=True).train()
+    model(images * 2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = TrainSettings(attack="fgsm", attack_mode="train", epsilon=EPSILON)
+    ours = fresh_adversaries(model, images, LABELS, KEYS, settings)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+    points = images.clone().requires_grad_()
+    nn.functional.cross_entropy(model(points), LABELS).backward()
+    assert points.grad is not None
+    torch.testing.assert_close(ours, (images + EPSILON * points.grad.sign()).clamp(0, 1))
+    in_eval = fresh_adversaries(model, images, LABELS, KEYS, TrainSettings(attack="fgsm", epsilon=EPSILON))
+    assert not torch.equal(ours, in_eval)
+
+
+def test_fresh_adversaries__dropout_draws_after_the_attack_what_it_drew_in_it(
+    images: Tensor, make_model: MakeModel
+) -> None:
+    model = make_model(dropout=True).train()
+    settings = TrainSettings(attack="fgsm", attack_mode="train", epsilon=EPSILON)
+    torch.manual_seed(5)
+    expected = model(images)
+    torch.manual_seed(5)
+    fresh_adversaries(model, images, LABELS, KEYS, settings)
+    assert torch.equal(model(images), expected)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("attack", ["fgsm", "rs_fgsm", "n_fgsm", "pgd"])
+def test_fresh_adversaries__epsilon_zero_gives_the_images(
+    attack: Any, mode: Any, images: Tensor, make_model: MakeModel
+) -> None:
+    settings = TrainSettings(attack=attack, attack_mode=mode, epsilon=EPSILON)
+    model = make_model(batch_norm=True).train()
+    assert torch.equal(fresh_adversaries(model, images, LABELS, KEYS, settings, epsilon=0.0), images)
+
+
+pixels = arrays(np.float32, (2, 1, 4, 4), elements=st.floats(0, 1, width=32))
+
+
+@given(
+    pixels, st.floats(0, 1, width=32), st.sampled_from(["fgsm", "rs_fgsm", "n_fgsm", "pgd"]), st.booleans()
+)
+@settings(max_examples=60, deadline=None)
+def test_fresh_adversaries__never_leave_the_ball_nor_the_pixels(
+    values: np.ndarray, epsilon: float, attack: Any, train_mode: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4)).train()
+    clean = torch.from_numpy(values)
+    chosen = TrainSettings(attack=attack, attack_steps=3, attack_mode="train" if train_mode else "eval")
+    twins = fresh_adversaries(model, clean, LABELS[:2], KEYS[:2], chosen, epsilon=epsilon)
+    assert twins.min() >= 0
+    assert twins.max() <= 1
+    if attack != "n_fgsm":
+        assert (twins - clean).abs().max().item() <= epsilon
+
+
+@given(arrays(np.uint8, (2, 4, 4, 1)), st.integers(0, 255))
+@settings(max_examples=60, deadline=None)
+def test_fresh_adversaries__of_8_bit_images_are_8_bit_images(values: np.ndarray, m: int) -> None:
+    """With ε = m/255 plain FGSM gives whole multiples of 1/255, and uint8 keeps them exactly."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    clean = torch.from_numpy(values).permute(0, 3, 1, 2).float() / 255
+    twins = fresh_adversaries(
+        model, clean, LABELS[:2], KEYS[:2], TrainSettings(attack="fgsm"), epsilon=m / 255
+    )
+    stored = (twins * 255).round().to(torch.uint8)
+    torch.testing.assert_close(stored.float() / 255, twins, rtol=0, atol=1e-6)
+    steps = stored.int() - torch.from_numpy(values).permute(0, 3, 1, 2).int()
+    assert steps.abs().max() <= m
+    inside = (stored > 0) & (stored < 255)
+    assert (steps.abs()[inside] == m).all()

@@ -67,6 +67,18 @@ def test_train__every_worker_takes_every_step_and_reports(outputs: Path, world_s
     assert bool(values["losses"]) == (rank == 0)
 
 
+@pytest.mark.parametrize(("world_size", "rank"), PLACES[1:])
+def test_train__workers_look_at_the_same_and_agree(outputs: Path, world_size: int, rank: int) -> None:
+    one, first, own = (seen(outputs, *place) for place in ((1, 0), (world_size, 0), (world_size, rank)))
+    assert own["stability"] == first["stability"]
+    assert own["watched"] == first["watched"]
+    assert own["stability"]["held_out"] == one["stability"]["held_out"] > 40
+    (look,), (expected,) = own["stability"]["looks"], one["stability"]["looks"]
+    # Batch norm is not synchronized: each worker normalizes by its own share.
+    assert look["clean"] == pytest.approx(expected["clean"], abs=0.2)
+    assert own["stability"]["outcome"] == "average"
+
+
 def test_train__all_workers_raise_the_same_error(outputs: Path) -> None:
     errors = [seen(outputs, world_size, rank)["error"] for world_size, rank in PLACES]
     assert all(error == errors[0] for error in errors)

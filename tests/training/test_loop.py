@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 
 from dm2at_ray.models.small_cnn import small_cnn
 from dm2at_ray.training import (
@@ -19,6 +19,7 @@ from dm2at_ray.training import (
     NonFiniteLossError,
     TrainSettings,
     TrainState,
+    loop,
     train,
 )
 from dm2at_ray.training.order import epoch_order
@@ -34,7 +35,9 @@ def test_train__clean_weight_1_is_a_plain_loop_bit_by_bit(
 ) -> None:
     labeled = make_labeled(21, twins="all")
     plain = make_model(batch_norm=batch_norm).train()
-    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
+    optimizer = torch.optim.SGD(
+        plain.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3, fused=True
+    )
     for epoch in range(3):
         order = epoch_order(labeled.sample_ids, 8, **PLACE, epoch=epoch)
         for step in range(3):
@@ -118,11 +121,6 @@ def test_train__one_labeled_sample(make_model: MakeModel, make_labeled: MakeLabe
         train(make_model(), make_labeled(0), TrainSettings(), **PLACE)
 
 
-def test_train__sync_batch_norm_needs_a_gpu(make_model: MakeModel, make_labeled: MakeLabeled) -> None:
-    with pytest.raises(ValueError, match="sync_batch_norm needs a GPU"):
-        train(make_model(), make_labeled(4), TrainSettings(sync_batch_norm=True), **PLACE)
-
-
 def test_train__non_finite_loss_names_the_batch(make_model: MakeModel, make_labeled: MakeLabeled) -> None:
     labeled = make_labeled(30)
     settings = TrainSettings(batch_size=10, learning_rate=1e30, schedule="constant")
@@ -136,9 +134,77 @@ def test_train__non_finite_loss_names_the_batch(make_model: MakeModel, make_labe
     assert "and 2 more" in str(error)
 
 
+def test_train__weights_that_the_last_step_spoilt_are_no_checkpoint(
+    make_model: MakeModel, make_labeled: MakeLabeled
+) -> None:
+    """The loss of the only step of an epoch is fine; what the step leaves is not."""
+    settings = TrainSettings(
+        epochs=2, min_steps=0, batch_size=30, learning_rate=1e39, schedule="constant", weight_decay=0.0
+    )
+    epochs: list[int] = []
+    with pytest.raises(NonFiniteLossError, match="the weights are not finite in round 3, epoch 0, step 0"):
+        train(
+            make_model(),
+            make_labeled(30),
+            settings,
+            **PLACE,
+            on_epoch=lambda report, make_state: epochs.append(report.epoch),
+        )
+    assert epochs == []
+
+
+@pytest.mark.parametrize(("steps", "per_epoch"), [(1, [1]), (3, [3]), (4, [3, 4]), (8, [3, 6, 8])])
+def test_train__steps_in_place_of_epochs(
+    steps: int, per_epoch: list[int], make_model: MakeModel, make_labeled: MakeLabeled
+) -> None:
+    seen: list[int] = []
+    told: list[tuple[int, int]] = []
+    result = train(
+        make_model(),
+        make_labeled(24),
+        TrainSettings(steps=steps, batch_size=8, learning_rate=0.05, clean_weight=1.0),
+        **PLACE,
+        on_epoch=lambda report, make_state: seen.append(report.steps),
+        on_step=lambda done, total, means: told.append((done, total)),
+    )
+    assert seen == per_epoch
+    assert told == [(done, steps) for done in per_epoch]
+    assert (result.steps, result.images_seen, result.epochs) == (steps, 8 * steps, len(per_epoch))
+
+
+def test_train__epsilon_rises(
+    make_model: MakeModel, make_labeled: MakeLabeled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, epsilons = loop.train_step, []
+
+    def noted(*arguments: Any, epsilon: float, **more: Any) -> Tensor:
+        epsilons.append(epsilon)
+        return step(*arguments, epsilon=epsilon, **more)
+
+    monkeypatch.setattr(loop, "train_step", noted)
+    settings = TrainSettings(epochs=4, min_steps=0, batch_size=12, epsilon=0.5, epsilon_warmup=0.5)
+    train(make_model(), make_labeled(24), settings, **PLACE)
+    assert epsilons == [0.0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5]
+
+
 def test_non_finite_loss_error__survives_the_way_between_processes() -> None:
     error = NonFiniteLossError(1, 2, 3, [4, 5])
     assert str(copy.copy(error)) == str(error)  # takes the way that serializers take
+
+
+def test_train__plain_fgsm_collapses_and_is_caught() -> None:
+    """At this radius the one step is learned by heart within 8 epochs: FGSM accuracy rises, PGD's stays 0."""
+    digits = load_digits()
+    images = (digits.images[:900] / 16 * 255).astype(np.uint8)[..., None]
+    torch.manual_seed(0)
+    model = small_cnn(10, in_channels=1, image_size=8)
+    settings = TrainSettings(steps=117, attack="fgsm", epsilon=0.3, on_collapse="switch_attack")
+    labeled = LabeledSet(np.arange(900), images, digits.target[:900].astype(np.int64))
+    stability = train(model, labeled, settings, **PLACE).stability
+    caught = next(look for look in stability.looks if look.answer is not None)
+    assert caught.collapse == "overfitting"
+    assert caught.fgsm > 0.2 > 10 * caught.pgd
+    assert stability.attack in ("n_fgsm", "pgd")
 
 
 def test_train__learns_digits() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dm2at_ray.training import LabeledSet, TrainSettings
 from dm2at_ray.training.batch import Batch, load_batch
-from dm2at_ray.training.step import joint_loss, train_step
+from dm2at_ray.training.passes import Passes
+from dm2at_ray.training.step import train_step
 
 MakeModel = Callable[..., nn.Module]
 MakeLabeled = Callable[..., LabeledSet]
@@ -125,7 +126,7 @@ def test_train_step__one_joint_forward_pass_of_what_counts(
     assert sums[7] == 4
 
 
-def test_joint_loss__sums_by_hand() -> None:
+def test_joint__sums_by_hand() -> None:
     linear = nn.Linear(1, 2, bias=False)
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([[0.0], [4.0]]))  # pixel p: logits (0, 4 p)
@@ -141,12 +142,13 @@ def test_joint_loss__sums_by_hand() -> None:
         start_keys=torch.zeros(3, dtype=torch.int64),
         fresh=False,
     )
-    loss, sums = joint_loss(confident, batch, batch.images[:0], clean_weight=0.25)
+    settings = TrainSettings(clean_weight=0.25, adversaries="stored")
+    losses = Passes(confident, batch, settings, scale=1.0, workers=1).joint(batch.images[:0])
     even, sure = np.log(2), np.log1p(np.exp(-4))  # cross-entropy of logits (0, 0) and of (0, 4) for class 1
     total = (0.25 * sure + 0.75 * even) + even
-    assert loss.item() == pytest.approx(total / 2, rel=1e-5)
+    assert losses.total.item() == pytest.approx(total / 2, rel=1e-5)
     # Equal logits count as class 0, so the second image and the twin are misses.
-    assert sums.tolist() == pytest.approx([sure + even, 1, 2, even, 0, 1, total, 2], rel=1e-5)
+    assert losses.sums.tolist() == pytest.approx([sure + even, 1, 2, even, 0, 1], rel=1e-5)
 
 
 def test_load_batch__a_twin_moves_as_its_image_does(make_labeled: MakeLabeled) -> None:
