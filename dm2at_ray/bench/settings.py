@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from dm2at_ray.bench.checks import check_above_zero, check_at_least, check_device, check_names
 from dm2at_ray.bench.contenders import PEERS, peers_installed
 from dm2at_ray.bench.machine import cores
 from dm2at_ray.errors import ConfigError
@@ -72,16 +71,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, smallest in (("k", 1), ("audit_queries", 1), ("repeat", 1), ("threads", 0), ("seed", 0)):
-            _check(name, getattr(self, name), smallest)
+            check_at_least(name, getattr(self, name), smallest)
         for n in self.sizes:
-            _check("n", n, 2)
+            check_at_least("n", n, 2)
         if self.dim is not None:
-            _check("d", self.dim, 1)
+            check_at_least("d", self.dim, 1)
         for name in ("peer_limit", "limit"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be above 0")
-        _check_names("engine", self.engines, ("auto", *ENGINES))
-        _check_names("peer", self.peers or (), tuple(PEERS))
+            check_above_zero(name, getattr(self, name))
+        check_names("engine", self.engines, ("auto", *ENGINES))
+        check_names("peer", self.peers or (), tuple(PEERS))
         for peer in self.peers or ():
             if peer not in peers_installed():
                 raise ConfigError(f"peer={peer!r} is not installed; pip install {PEERS[peer].package}")
@@ -93,7 +91,7 @@ class Settings:
                     )
         if self.save_features is not None and not self.save_features.parent.is_dir():
             raise ConfigError(f"save_features={self.save_features}: no such folder; make it first")
-        _check_device(self.device)
+        check_device(self.device)
 
     def peer_names(self) -> list[str]:
         """Return the peers to run."""
@@ -102,23 +100,3 @@ class Settings:
     def thread_count(self) -> int:
         """Return the threads of an engine or peer."""
         return self.threads or cores()
-
-
-def _check(name: str, value: int, smallest: int) -> None:
-    if value < smallest:
-        raise ConfigError(f"{name}={value} must be at least {smallest}")
-
-
-def _check_names(name: str, values: Sequence[str], known: Sequence[str]) -> None:
-    for value in values:
-        if value not in known:
-            raise ConfigError(f"{name}={value!r} is unknown; use one of: {', '.join(known)}")
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device={device!r} cannot be used ({str(error).splitlines()[0]}); use cpu"
-        ) from error
