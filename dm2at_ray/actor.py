@@ -132,6 +132,13 @@ class DriverActor:
         self._journal.metrics.losses_measured({kind: v for kind, v in losses.items() if v is not None})
 
     @ray.method(concurrency_group="control")
+    def training_looked(self, accuracy: dict[str, float], answer: str | None) -> None:
+        """Take accuracies on the validation part from the training, and what a collapse was answered with."""
+        self._journal.metrics.validation_measured(accuracy)
+        if answer is not None:
+            self._journal.notice(answer)
+
+    @ray.method(concurrency_group="control")
     def interrupt(self) -> None:
         """Note that the user stopped the run, and give the lease back; the caller then ends the process."""
         self._ended.set()

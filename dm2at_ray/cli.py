@@ -37,11 +37,13 @@ class Interrupted(BaseException):
 
     Args:
         number: The signal.
+        left: What is left of the work that was stopped.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, left: str) -> None:
         super().__init__(number)
         self.number = number
+        self.left = left
 
 
 def main() -> NoReturn:
@@ -52,7 +54,7 @@ def main() -> NoReturn:
         print(error, file=sys.stderr)
         sys.exit(2)
     except Interrupted as interrupted:
-        print("stopped; what is committed stays: the same command goes on from there", file=sys.stderr)
+        print(f"stopped; {interrupted.left}", file=sys.stderr)
         sys.exit(128 + interrupted.number)
     sys.exit(0)
 
@@ -76,7 +78,7 @@ def run(
 
     # As `python -m` does: a model named by its import path lies where the user stands.
     sys.path.insert(0, str(Path.cwd()))
-    with _signals_raise():
+    with _signals_raise("what is committed stays: the same command goes on from there"):
         result = run_rounds(Config.load(config, settings), run_dir)
     console = Console()
     console.print(rounds_table(result.rounds), round_costs_table(result.rounds), sep="\n")
@@ -101,6 +103,52 @@ def status(
         print(line)
     if found["rounds"]:
         Console().print(rounds_table(found["rounds"]))
+
+
+@app.command()
+def evaluate(
+    run_dir: RunDirArgument,
+    attacks: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--attack",
+            help="clean, fgsm, pgd or autoattack (needs the extra `robust`). May be given several times; "
+            "the first three if left out.",
+        ),
+    ] = None,
+    round_index: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--round", min=0, help="The round whose model to take; the last one if left out."),
+    ] = None,
+    pgd_steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Steps of PGD; as in the run if left out."),
+    ] = None,
+    pgd_restarts: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Random starts of PGD; as in the run if left out."),
+    ] = None,
+    max_images: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Take the first so many held-out images; all of them if left out."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure a round's model on the held-out images, per class and with 95 % confidence intervals."""
+    from dm2at_ray.monitoring.evaluations import evaluation_tables
+    from dm2at_ray.monitoring.progress import make_progress
+    from dm2at_ray.run_evaluation import ROUND_ATTACKS, Request, evaluate_run
+
+    sys.path.insert(0, str(Path.cwd()))
+    request = Request(tuple(attacks or ROUND_ATTACKS), round_index, pgd_steps, pgd_restarts, max_images)
+    view = make_progress(sys.stderr if as_json else sys.stdout)
+    with _signals_raise("attacks that were finished stay written"), view:
+        result = evaluate_run(run_dir, request, view)
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    Console().print(*evaluation_tables(list(result["evaluations"].values())), sep="\n")
+    print(f"written to {result['written_to']}")
 
 
 @app.command()
@@ -137,6 +185,18 @@ def bench_neighbors(context: typer.Context) -> None:
     raise typer.Exit(run_benchmark(context.args))
 
 
+@bench.command(
+    "train",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench_train(context: typer.Context) -> None:
+    """Time clean training, the textbook's FGSM training and ours; --help lists the options."""
+    from dm2at_ray.bench.train import main as run_benchmark
+
+    raise typer.Exit(run_benchmark(context.args))
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -150,7 +210,7 @@ def _write_report(run_dir: str, output: Path | None = None) -> str:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def _signals_raise(left: str) -> Iterator[None]:
     """Turn SIGINT and SIGTERM into an exception, so that all is ended on the way out; the first counts."""
     received: list[int] = []
 
@@ -167,7 +227,7 @@ def _signals_raise() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(received[0]) from None
+        raise Interrupted(received[0], left) from None
     for each, handler in before.items():
         signal.signal(each, handler)
 

@@ -132,10 +132,14 @@ class TrainingConfig(Section):
 
     workers: int = Field(1, ge=1)
     """Ray Train workers; the batch is divided among them."""
+    min_workers: int | None = Field(None, ge=1)
+    """Elastic training: with as few workers as these where no more fit, up to `workers`; all where unset."""
     epochs: int = Field(40, ge=1)
     """Passes over the labeled set in a round."""
     min_steps: int = Field(400, ge=0)
     """At least this many optimizer steps: a small labeled set gets more epochs, so early rounds converge."""
+    steps: int | None = Field(None, ge=1)
+    """Exactly so many optimizer steps, in place of `epochs` and `min_steps`."""
     batch_size: int = Field(64, ge=1)
     """Labeled samples per step, over all workers together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -158,8 +162,30 @@ class TrainingConfig(Section):
     """Steps of `pgd` in training."""
     attack_label: Literal["true", "predicted"] = "true"
     """The label that fresh adversaries lead away from; `predicted` cannot leak the true one."""
+    attack_mode: Literal["eval", "train"] = "eval"
+    """Mode of the model while fresh adversaries are made."""
+    passes: Literal["joint", "two", "shared"] = "joint"
+    """Clean and adversarial half in one forward pass, in `two`, or in two that share a gradient (faster)."""
+    epsilon_warmup: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the steps in which epsilon rises from 0."""
+    grad_align: float = Field(0.0, ge=0.0)
+    """Weight of GradAlign, which keeps single-step adversaries from collapsing; 0 leaves it out."""
     augment: Literal["none", "shift", "flip_shift"] = "none"
     """Augmentation on the device."""
+    sync_batch_norm: bool = False
+    """Batch norm over the images of all workers rather than each worker's own."""
+    ema: float = Field(0.0, ge=0.0, lt=1.0)
+    """Decay per step of the moving average of weights that is used in their place; 0 for none."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """`bf16`: forward passes in half precision; weights and losses stay in float32."""
+    compile: bool = False
+    """Whether the model goes through torch.compile."""
+    validation: int = Field(256, ge=0)
+    """Labels, a tenth at most, that are not trained on but watch for collapse; none of fewer than 500."""
+    on_collapse: Literal["warn", "restore_best", "switch_attack", "fail"] = "restore_best"
+    """After a collapse: take the best weights in the end, or go on from them by N-FGSM (`switch_attack`)."""
+    early_stop: int | None = Field(None, ge=1)
+    """Stop after so many looks at the validation part without a better PGD accuracy, at its best weights."""
     warm_start: bool = False
     """Start each round from the last round's weights instead of from scratch."""
     checkpoint_every: int = Field(10, ge=1)
@@ -173,6 +199,8 @@ class EvaluationConfig(Section):
     """Steps of PGD."""
     pgd_step_size: Epsilon | None = None
     """Step size of PGD; 2.5 * epsilon / steps where it is unset (Madry et al., arXiv 1706.06083)."""
+    pgd_restarts: int = Field(1, ge=1)
+    """Random starts of PGD; an image counts as right only if it is answered rightly after each of them."""
     max_images: int | None = Field(None, ge=1)
     """Evaluate on the first so many held-out images only; all of them where it is unset."""
 

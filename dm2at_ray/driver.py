@@ -105,7 +105,7 @@ class Driver:
                 progress(len(labeled_or_rejected) - len(self._rejected), 0)
         if not round_.has_metrics:
             with self._journal.stage(round_, "evaluate") as progress:
-                measured = evaluate(context, self._evaluation_plan(), progress)
+                measured = evaluate(context, EvaluationPlan.of(self._config, self._test.size), progress)
             round_.write_metrics(self._metrics(round_, measured, labeled_or_rejected))
         round_.commit()
         self._journal.committed(round_.metrics())
@@ -147,9 +147,9 @@ class Driver:
         )
 
     def _retrain(self, context: StageContext) -> None:
-        retrain(
-            context, self._config.training, self._config.attack.epsilon, self._config.compute, self._listener
-        )
+        config = self._config
+        training = retrain(context, config.training, config.attack.epsilon, config.compute, self._listener)
+        self._tell_held_out(context.round_index, training["stability"]["held_out"])
 
     def _budget(self, round_index: int, excluded: np.ndarray) -> int:
         """B of a round: what is asked for, is left in the budget and is left in the pool."""
@@ -173,20 +173,24 @@ class Driver:
                 "neighbors.engine=auto widens the search by itself, exact finds all"
             )
 
+    def _tell_held_out(self, round_index: int, held_out: int) -> None:
+        """Say once that labels are not trained on, or that an early stop has none to go by."""
+        before = self._run.round(round_index - 1).training() if round_index > 0 else {}
+        was_held_out = before.get("stability", {}).get("held_out")
+        if held_out > 0 and not was_held_out:
+            self._journal.notice(
+                f"round {round_index}: from now on about a tenth of the labels (now {held_out:,}, at most "
+                f"training.validation={self._config.training.validation}) are held out to watch the training"
+            )
+        elif held_out == 0 and was_held_out is None and self._config.training.early_stop is not None:
+            self._journal.notice(
+                f"round {round_index}: training.early_stop has no effect yet, too few labels to hold any out"
+            )
+
     def _tell_sizes(self, excluded: np.ndarray) -> None:
         rejected = len(self._rejected)
         self._journal.sizes(
             labeled=len(excluded) - rejected, pool=self._pool.size - len(excluded), rejected=rejected
-        )
-
-    def _evaluation_plan(self) -> EvaluationPlan:
-        config, epsilon = self._config.evaluation, self._config.attack.epsilon
-        step_size = config.pgd_step_size
-        return EvaluationPlan(
-            epsilon=epsilon,
-            pgd_steps=config.pgd_steps,
-            pgd_step_size=2.5 * epsilon / config.pgd_steps if step_size is None else step_size,
-            images=min(self._test.size, config.max_images or self._test.size),
         )
 
     def _metrics(
@@ -207,6 +211,8 @@ class Driver:
             "query_scores": scores if round_.index > 0 else [],
             "accuracy": measured["accuracy"],
             "accuracy_by_class": measured["accuracy_by_class"],
+            "accuracy_interval": measured["accuracy_interval"],
+            "accuracy_interval_by_class": measured["accuracy_interval_by_class"],
             "evaluated": measured["images"],
             "train_accuracy": training["clean_accuracy"],
             "loss": training["loss"],

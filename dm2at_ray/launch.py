@@ -92,7 +92,7 @@ def run(
         view.message(f"run directory: {directory.uri}")
         actor = start_driver(config, plan, directory, owner=uuid.uuid4().hex)
         try:
-            outcome = _follow(actor, view)
+            outcome: Outcome = follow(actor.run.remote(), actor, view)
         except BaseException:
             _end(actor)
             raise
@@ -174,9 +174,17 @@ def _sigterm_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _follow(actor: Any, view: ProgressView) -> Outcome:
-    """Show the run until it ends; a driver that died is started again by Ray meanwhile, and goes on."""
-    running = actor.run.remote()
+def follow(running: ray.ObjectRef, actor: Any, view: ProgressView) -> Any:
+    """Show what an actor is at until it is done; one that died is started again by Ray, and goes on.
+
+    Args:
+        running: The call to wait for.
+        actor: Has a method `snapshot`, which answers meanwhile.
+        view: Where to show it.
+
+    Returns:
+        What the call returned.
+    """
     while True:
         ended, _ = ray.wait([running], timeout=LOOK_SECONDS)
         snapshot = actor.snapshot.remote()

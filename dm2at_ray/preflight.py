@@ -10,6 +10,7 @@ from dm2at_ray.errors import ConfigError, ModelError
 from dm2at_ray.models import ModelSpec
 from dm2at_ray.pool import Source, SourceSpec, open_source
 from dm2at_ray.stages.manifest import summary_of
+from dm2at_ray.stages.train import settings_of as training_settings
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.uri import absolute_uri
 
@@ -56,6 +57,7 @@ def check(config: Config, run: RunDirectory) -> Plan:
         )
     size, channels = _image_shape(config, source)
     _check_against_pool(config, sizes["pool"])
+    _check_training(config)
     model = _checked_model(config, len(names), channels, size)
     return Plan(replace(source.spec, image_size=size, channels=channels), model, names, sizes)
 
@@ -79,13 +81,21 @@ def _checked_model(config: Config, num_classes: int, channels: int, image_size: 
     return spec
 
 
-def check_resources(config: Config, available: dict[str, float]) -> None:
+def check_resources(config: Config, available: dict[str, float], *, training: bool = True) -> None:
     """Hold the config against what the Ray cluster has.
+
+    Args:
+        config: Of the run.
+        available: Resources of the cluster.
+        training: Whether anything is to be trained.
 
     Raises:
         ConfigError: More GPUs or CPUs are asked for than there are.
     """
-    compute, workers = config.compute, config.training.workers
+    compute = config.compute
+    elastic = config.training.min_workers is not None
+    name = "min_workers" if elastic else "workers"
+    workers = getattr(config.training, name)
     wishes = {
         "GPU": {"gpus_per_actor": compute.gpus_per_actor, "gpus_per_worker": compute.gpus_per_worker},
         "CPU": {"cpus_per_actor": compute.cpus_per_actor, "cpus_per_worker": compute.cpus_per_worker},
@@ -93,14 +103,28 @@ def check_resources(config: Config, available: dict[str, float]) -> None:
     for kind, fields in wishes.items():
         there = available.get(kind, 0)
         for field, each in fields.items():
-            # One actor is enough to go on with; a training needs all of its workers at once.
+            if field.endswith("worker") and not training:
+                continue
+            # One actor is enough to go on with; a training needs all of its workers, or the least, at once.
             needed = each * (workers if field.endswith("worker") else 1)
             if needed > there:
-                of = f" for training.workers = {workers}" if field.endswith("worker") else ""
+                of = f" for training.{name} = {workers}" if field.endswith("worker") else ""
                 raise ConfigError(
                     f"compute.{field} = {each:g}{of}: {needed:g} {kind}s are more than the {there:g} of the "
                     f"cluster; lower it{' or the workers' if of else ''}, or join a larger cluster"
                 )
+
+
+def _check_training(config: Config) -> None:
+    try:
+        training_settings(config.training, config.attack.epsilon)
+    except ConfigError as error:
+        raise ConfigError(f"training.{error}") from None
+    least, most = config.training.min_workers, config.training.workers
+    if least is not None and least > most:
+        raise ConfigError(
+            f"training.min_workers = {least}: more than training.workers = {most}; lower it, or leave it out"
+        )
 
 
 def source_spec(config: Config) -> SourceSpec:

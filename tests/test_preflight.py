@@ -185,3 +185,24 @@ def test_check_resources__one_actor_is_enough_but_all_workers_are_needed() -> No
         }
     )
     check_resources(config, {"CPU": 4.0, "GPU": 2.0})
+
+
+def test_check_resources__an_elastic_training_needs_its_least_workers() -> None:
+    training = {"workers": 8, "min_workers": 2}
+    check_resources(Config.from_mapping({"training": training}), {"CPU": 2.0})
+    with pytest.raises(ConfigError, match=r"for training.min_workers = 2: 2 CPUs are more than the 1 of"):
+        check_resources(Config.from_mapping({"training": training}), {"CPU": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("training", "line"),
+    [
+        ({"workers": 2, "min_workers": 3}, "training.min_workers = 3: more than training.workers = 2"),
+        ({"passes": "shared", "attack": "pgd"}, "training.attack is 'pgd': must be fgsm where passes"),
+        ({"early_stop": 3, "validation": 0}, "training.early_stop is 3: must be none where validation is 0"),
+    ],
+)
+def test_check__training_settings_that_do_not_go_together(
+    training: dict[str, Any], line: str, run: RunDirectory
+) -> None:
+    assert refusal({"training": training}, run).startswith(line)

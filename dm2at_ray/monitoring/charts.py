@@ -35,7 +35,10 @@ SVG_SETTINGS = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size"
 
 
 def accuracy_chart(rounds: Sequence[RoundMetrics]) -> str:
-    """Accuracy under each attack against the number of labels, each curve named at its end."""
+    """Accuracy under each attack against the number of labels, each curve named at its end.
+
+    The confidence interval is a shade around each curve, where the rounds tell it.
+    """
     with matplotlib.rc_context({**SVG_SETTINGS, "svg.hashsalt": "accuracy"}):
         figure = Figure(figsize=(WIDTH_INCHES, 3.6))
         axes = _axes(figure, left=0.07, right=0.83, bottom=0.15, top=0.98)
@@ -50,6 +53,7 @@ def accuracy_chart(rounds: Sequence[RoundMetrics]) -> str:
                 color = SERIES[index % len(SERIES)]
                 marker = MARKERS[index % len(MARKERS)]
                 axes.plot(*zip(*points, strict=True), color=color, marker=marker, linewidth=2, markersize=6)
+                _shade_intervals(axes, rounds, attack, color)
                 ends.append((points[-1][1], attack_name(attack), color))
         _scale_percent(axes)
         _name_curves(axes, ends)
@@ -104,6 +108,17 @@ def _axes(figure: Figure, **margins: float) -> Axes:
         spine.set_visible(False)
     axes.tick_params(length=0, labelcolor=INK)
     return axes
+
+
+def _shade_intervals(axes: Axes, rounds: Sequence[RoundMetrics], attack: str, color: str) -> None:
+    ends = [
+        (metrics["labeled"], *(100 * end for end in interval))
+        for metrics in rounds
+        if (interval := metrics.get("accuracy_interval", {}).get(attack)) is not None
+    ]
+    if ends:
+        labels, low, high = zip(*ends, strict=True)
+        axes.fill_between(labels, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def _write_beside(axes: Axes, seconds: float, position: int) -> None:

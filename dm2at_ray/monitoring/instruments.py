@@ -34,6 +34,11 @@ class Instruments:
             "class",
         )
         self.train_accuracy = gauge("train_accuracy_ratio", "Accuracy on the labeled set after training.")
+        self.validation_accuracy = gauge(
+            "validation_accuracy_ratio",
+            "Accuracy on the labels held out of the training, at its last look.",
+            "attack",
+        )
         self.recall = gauge(
             "neighbor_recall_ratio", "Share of the true nearest neighbours found, on the audit's queries."
         )
@@ -49,6 +54,9 @@ class Instruments:
         self.stage_seconds = counter("stage_seconds_total", "Seconds spent in a stage.", "stage")
         self.stage_images = counter("stage_images_total", "Images a stage worked on.", "stage")
         self.queries = counter("queries_total", "Images labeled in committed rounds, by true class.", "class")
+        self.collapses = counter(
+            "training_collapses_total", "Collapses of adversarial trainings in committed rounds.", "kind"
+        )
         self.committed = counter("rounds_committed_total", "Rounds committed to the run directory.")
         self.scores = Histogram(
             "dm2at_query_score",

@@ -7,10 +7,11 @@ the sums of histograms, so what a round reports is counted here, with prometheus
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from dm2at_ray.monitoring.class_labels import class_labels, grouped_means, grouped_sums
 from dm2at_ray.monitoring.instruments import Instruments
-from dm2at_ray.monitoring.names import PHASES, STAGES, RoundMetrics
+from dm2at_ray.monitoring.names import ATTACKS, COLLAPSES, PHASES, STAGES, RoundMetrics
 from dm2at_ray.monitoring.server import MetricsServer, serve_registry
 
 
@@ -59,6 +60,8 @@ class RunMetrics:
             self._series.stage_images.labels(self._run, stage)
         for label in self._class_labels:
             self._series.queries.labels(self._run, label)
+        for kind in COLLAPSES:
+            self._series.collapses.labels(self._run, kind)
 
     def label_budget_set(self, labels: int | None) -> None:
         """State how many labels the run may ask for in all (None: no limit)."""
@@ -98,6 +101,11 @@ class RunMetrics:
         for kind, value in losses.items():
             self._series.loss.labels(self._run, kind).set(value)
 
+    def validation_measured(self, accuracy: Mapping[str, float]) -> None:
+        """Show the accuracies on the validation part by attack, while training or after it."""
+        for attack, value in accuracy.items():
+            self._series.validation_accuracy.labels(self._run, attack).set(value)
+
     def round_committed(self, metrics: RoundMetrics) -> None:
         """Take over everything a round reported, given its ``metrics.json``.
 
@@ -114,6 +122,7 @@ class RunMetrics:
             self._series.scores.labels(self._run).observe(score)
         self._show_accuracy(metrics)
         self._show_recall(metrics)
+        self._take_looks((metrics.get("training") or {}).get("stability") or {})
         self.losses_measured({kind: v for kind, v in metrics.get("loss", {}).items() if v is not None})
         self._series.committed.labels(self._run).inc()
 
@@ -136,6 +145,15 @@ class RunMetrics:
                 self._series.class_accuracy.labels(self._run, attack, label).set(accuracy)
         if metrics.get("train_accuracy") is not None:
             self._series.train_accuracy.labels(self._run).set(metrics["train_accuracy"])
+
+    def _take_looks(self, stability: Mapping[str, Any]) -> None:
+        """Count the collapses that were answered; one that lasts over several looks is one."""
+        looks = stability.get("looks") or ()
+        for look in looks:
+            if look["answer"] is not None:
+                self._series.collapses.labels(self._run, look["collapse"]).inc()
+        if looks:
+            self.validation_measured({attack: looks[-1][attack] for attack in ATTACKS})
 
     def _show_recall(self, metrics: RoundMetrics) -> None:
         search = metrics.get("neighbors") or {}

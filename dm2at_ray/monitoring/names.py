@@ -8,6 +8,7 @@ from typing import Any
 PHASES = ("starting", "selecting", "awaiting_labels", "training", "done", "failed", "interrupted")
 STAGES = ("embed", "neighbors", "score", "craft", "label", "train", "evaluate")
 ATTACKS = ("clean", "fgsm", "pgd")
+COLLAPSES = ("overfitting", "inversion")
 ATTACK_NAMES = {"clean": "clean", "fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack"}
 
 RoundMetrics = Mapping[str, Any]

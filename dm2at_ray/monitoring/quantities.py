@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 NOTHING = "\N{EN DASH}"
 
 
@@ -42,3 +44,16 @@ def percent(fraction: float | None) -> str:
         ('95.1 %', '–')
     """
     return NOTHING if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def percent_range(interval: Sequence[float] | None) -> str:
+    """An interval of fractions as one of percentages; a dash for what was not measured.
+
+    Examples:
+        >>> percent_range([0.9289, 0.9712]), percent_range(None)
+        ('92.9–97.1 %', '–')
+    """
+    if interval is None:
+        return NOTHING
+    low, high = (f"{100 * end:.1f}" for end in interval)
+    return f"{low}{NOTHING}{high} %"

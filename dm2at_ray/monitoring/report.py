@@ -13,7 +13,7 @@ from markupsafe import Markup
 from dm2at_ray.monitoring.charts import accuracy_chart, stage_chart
 from dm2at_ray.monitoring.gallery import QueriedImage, make_gallery
 from dm2at_ray.monitoring.names import RoundMetrics, attack_name, attacks_of, round_seconds
-from dm2at_ray.monitoring.quantities import NOTHING, duration, percent
+from dm2at_ray.monitoring.quantities import NOTHING, duration, percent, percent_range
 from dm2at_ray.monitoring.tables import round_cells, rounds_header
 
 CLASSES_SHOWN = 30
@@ -70,6 +70,7 @@ def render_report(data: ReportData, *, pictures_per_round: int = 12) -> str:
         rows=[round_cells(metrics, attacks) for metrics in data.rounds],
         accuracy_svg=Markup(accuracy_chart(data.rounds)) if _measured(data.rounds) else None,
         stages_svg=Markup(stage_chart(data.rounds)) if data.rounds else None,
+        intervals_known=any(metrics.get("accuracy_interval") for metrics in data.rounds),
         attack_names=[attack_name(attack) for attack in attacks],
         classes=_class_rows(data, attacks),
         galleries=[
@@ -108,8 +109,8 @@ def _unbroken(quantity: str) -> str:
 class _ClassRow:
     name: str
     queried: str
-    cells: list[tuple[str, float]]
-    """By attack: the accuracy in words, and how strongly to shade it."""
+    cells: list[tuple[str, str, float]]
+    """By attack: the accuracy and its confidence interval in words, and how strongly to shade it."""
 
 
 def _class_rows(data: ReportData, attacks: Sequence[str]) -> list[_ClassRow]:
@@ -118,6 +119,7 @@ def _class_rows(data: ReportData, attacks: Sequence[str]) -> list[_ClassRow]:
     if not evaluated:
         return []
     by_class = evaluated[-1]["accuracy_by_class"]
+    intervals = evaluated[-1].get("accuracy_interval_by_class", {})
     shown = list(range(len(data.class_names)))
     if len(shown) > CLASSES_SHOWN:
         hardest = by_class.get("pgd", next(iter(by_class.values())))
@@ -129,7 +131,7 @@ def _class_rows(data: ReportData, attacks: Sequence[str]) -> list[_ClassRow]:
         _ClassRow(
             data.class_names[index],
             f"{count:,}",
-            [_cell(by_class[attack][index] if attack in by_class else None) for attack in attacks],
+            [_cell(by_class.get(attack), intervals.get(attack), index) for attack in attacks],
         )
         for index, count in zip(shown, queried, strict=True)
     ]
@@ -139,6 +141,14 @@ def _known(value: float | None, *, unknown: float) -> float:
     return unknown if value is None or math.isnan(value) else value
 
 
-def _cell(accuracy: float | None) -> tuple[str, float]:
-    known = _known(accuracy, unknown=-1.0)
-    return (percent(known), SHADE_AT_FULL_ACCURACY * known) if known >= 0 else (NOTHING, 0.0)
+def _cell(
+    by_class: Sequence[float | None] | None, intervals: Sequence[Sequence[float] | None] | None, index: int
+) -> tuple[str, str, float]:
+    known = _known(by_class[index] if by_class else None, unknown=-1.0)
+    if known < 0:
+        return NOTHING, "", 0.0
+    return (
+        percent(known),
+        percent_range(intervals[index]) if intervals else "",
+        SHADE_AT_FULL_ACCURACY * known,
+    )

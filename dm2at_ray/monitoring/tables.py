@@ -15,7 +15,7 @@ from dm2at_ray.monitoring.quantities import NOTHING, duration, percent
 def rounds_table(rounds: Sequence[RoundMetrics]) -> Table:
     """One row a round: labels, accuracy by attack, accuracy on the labeled set, time."""
     attacks = attacks_of(rounds)
-    table = _table(*rounds_header(attacks))
+    table = plain_table(*rounds_header(attacks))
     for metrics in rounds:
         table.add_row(*round_cells(metrics, attacks))
     return table
@@ -41,7 +41,7 @@ def round_cells(metrics: RoundMetrics, attacks: Sequence[str]) -> list[str]:
 def round_costs_table(rounds: Sequence[RoundMetrics]) -> Table:
     """One row a round: seconds of every stage and in all; a last row with the means of several rounds."""
     columns = stages_of(rounds)
-    table = _table("round", *columns, "sum")
+    table = plain_table("round", *columns, "sum")
     table.title, table.title_justify = "seconds by stage", "left"
     for metrics in rounds:
         seconds = [metrics.get("stage_seconds", {}).get(stage) for stage in columns]
@@ -59,7 +59,8 @@ def _mean(rounds: Sequence[RoundMetrics], stage: str) -> float:
     return fmean(seconds[stage] for seconds in timings if stage in seconds)
 
 
-def _table(*headers: str) -> Table:
+def plain_table(*headers: str) -> Table:
+    """An empty table of right-justified columns under a line."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)

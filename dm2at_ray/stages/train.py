@@ -39,6 +39,8 @@ from dm2at_ray.training import (
     TrainState,
     train,
 )
+from dm2at_ray.training.stability import answer_in_words
+from dm2at_ray.training.state import WEIGHTS
 
 MAX_FAILURES = 3
 """Times that Ray Train starts the workers again, from the last checkpoint, after one has died."""
@@ -64,7 +66,8 @@ class WorkerTask:
         settings: How to train.
         threads: Threads of a worker on CPUs.
         warm_start: Start from the weights of the round before.
-        listener: The driver, which is told the step and the losses by `training_progress`; None for nobody.
+        listener: The driver, which is told the step and the losses by `training_progress` and what a look
+            has measured by `training_looked`; None for nobody.
     """
 
     context: StageContext
@@ -95,10 +98,11 @@ def retrain(
 
     Returns:
         What the last epoch measured: epochs, steps, images_seen, seconds, images_per_second, clean_accuracy,
-        adversarial_accuracy, loss {clean, adversarial, total}.
+        adversarial_accuracy, loss {clean, adversarial, total}, stability (`Stability`), workers (of its end).
 
     Raises:
-        RunError: The loss became infinite or not a number.
+        RunError: The loss became infinite or not a number, or the training collapsed under
+            `on_collapse: fail`. The last checkpoint before stays in the round's `train/fit`.
     """
     files = context.round.files.below("train")
     files.filesystem.create_dir(files.root, recursive=True)
@@ -115,7 +119,9 @@ def retrain(
         _train_worker,
         train_loop_config={"task": task},
         scaling_config=ScalingConfig(
-            num_workers=config.workers,
+            num_workers=config.workers
+            if config.min_workers is None
+            else (config.min_workers, config.workers),
             use_gpu=compute.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
@@ -133,10 +139,8 @@ def retrain(
     outcome = result.return_value
     if "refused" in outcome:
         raise RunError(outcome["refused"])
-    checkpoint = result.checkpoint
-    with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/weights.safetensors") as stream:
-        weights = stream.readall()
-    context.round.write_model(weights, context.model, outcome)
+    checkpoint = Files(result.checkpoint.filesystem, result.checkpoint.path)
+    context.round.write_model(checkpoint.read_bytes(outcome.pop("weights")), context.model, outcome)
     return outcome
 
 
@@ -156,7 +160,7 @@ def _forget_torn_snapshot(files: Files) -> None:
 
 def settings_of(config: TrainingConfig, epsilon: float) -> TrainSettings:
     """The settings of the training loop, which knows no config."""
-    names = set(TrainingConfig.model_fields) - {"workers", "warm_start"}
+    names = set(TrainingConfig.model_fields) - {"workers", "min_workers", "warm_start"}
     return TrainSettings(epsilon=epsilon, **{name: getattr(config, name) for name in names})
 
 
@@ -199,6 +203,7 @@ def _train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     if checkpoint is not None:
         with checkpoint.as_directory() as directory:
             start = TrainState.load(Path(directory))
+    reporter = _Reporter(task)
     try:
         result = train(
             initial_model(task.context, task.warm_start),
@@ -210,36 +215,52 @@ def _train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
             world_size=world.get_world_size(),
             device=get_device(),
             start=start,
-            on_epoch=_keep_checkpoint,
-            on_step=_StepListener(task.listener),
+            on_epoch=reporter.epoch_done,
+            on_step=reporter.steps_done,
         )
     except UserError as error:
         # Returned, because Ray Train would start the workers again to fail in the same way.
         return {"refused": str(error)}
-    return asdict(result)
+    return {
+        **asdict(result),
+        "workers": world.get_world_size(),
+        "weights": WEIGHTS[result.stability.outcome],
+    }
 
 
-def _keep_checkpoint(report: EpochReport, make_state: Any) -> None:
-    """Hand the state to Ray Train; every rank reports equally often, only rank 0 has something to keep."""
-    if not report.checkpoint_due:
-        return
-    if ray.train.get_context().get_world_rank() != 0:
-        ray.train.report({})
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        make_state().save(Path(directory))
-        ray.train.report({"epoch": report.epoch}, checkpoint=Checkpoint.from_directory(directory))
+class _Reporter:
+    """Keeps the checkpoints, and tells the driver how the training goes."""
 
-
-class _StepListener:
-    """Tells the driver how far the training is, a few times a second at most."""
-
-    def __init__(self, driver: ActorHandle | None) -> None:
-        self._driver = driver
+    def __init__(self, task: WorkerTask) -> None:
+        self._driver = task.listener
+        self._round_index = task.context.round_index
+        self._is_first = ray.train.get_context().get_world_rank() == 0
         self._last = 0.0
 
-    def __call__(self, done: int, total: int, loss: LossMeans) -> None:
+    def epoch_done(self, report: EpochReport, make_state: Any) -> None:
+        """Hand the state to Ray Train; every rank reports equally often, only rank 0 keeps something."""
+        if self._is_first:
+            self._tell_of_look(report)
+        if not report.checkpoint_due:
+            return
+        if not self._is_first:
+            ray.train.report({})
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            make_state().save(Path(directory))
+            ray.train.report({"epoch": report.epoch}, checkpoint=Checkpoint.from_directory(directory))
+
+    def steps_done(self, done: int, total: int, loss: LossMeans) -> None:
+        """Tell the driver how far the training is, a few times a second at most."""
         now = time.monotonic()
         if self._driver is not None and (now - self._last > SECONDS_BETWEEN_LOOKS or done == total):
             self._last = now
             self._driver.training_progress.remote(done, total, vars(loss))
+
+    def _tell_of_look(self, report: EpochReport) -> None:
+        looks = report.stability.looks
+        if self._driver is None or not looks or looks[-1].epoch != report.epoch:
+            return
+        accuracy = {attack: getattr(looks[-1], attack) for attack in ("clean", "fgsm", "pgd")}
+        words = answer_in_words(looks)
+        self._driver.training_looked.remote(accuracy, words and f"round {self._round_index}, {words}")

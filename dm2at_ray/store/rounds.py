@@ -136,6 +136,15 @@ class RoundDirectory:
         """Write everything reported for the round."""
         self.files.write_json("metrics.json", metrics)
 
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """What `dm2at evaluate` measured later on: attack -> its result."""
+        names = self.files.names("evaluations")
+        return {name.removesuffix(".json"): self.files.read_json(f"evaluations/{name}") for name in names}
+
+    def write_evaluation(self, attack: str, result: dict[str, Any]) -> None:
+        """Write what was measured under an attack later on; the round's own metrics stay as they are."""
+        self.files.write_json(f"evaluations/{attack}.json", result)
+
     def stage_costs(self) -> dict[str, dict[str, float]]:
         """Seconds and images of the stages done so far: stage -> {seconds, images}."""
         return self.files.read_json("stages.json") if self.files.exists("stages.json") else {}

@@ -79,7 +79,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         **os.environ,
         **LOCAL_RAY,
         "RAY_AUTH_MODE": "disabled",
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         VARIABLE: mark,
     }
     environment.pop("RAY_ADDRESS", None)

@@ -1,6 +1,7 @@
 """The charts are read as the XML they are."""
 
 import copy
+import re
 from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
@@ -40,6 +41,19 @@ def test_accuracy_chart__a_single_round_and_an_attack_measured_once(rounds: list
     assert "clean 75.0 %" in heights_of_texts(accuracy_chart(rounds[:1]))
     rounds[1]["accuracy"]["autoattack"] = 0.375
     assert "AutoAttack 37.5 %" in heights_of_texts(accuracy_chart(rounds))
+
+
+def test_accuracy_chart__intervals_are_shades_in_the_colour_of_their_curve(
+    rounds: list[dict[str, Any]],
+) -> None:
+    bare = accuracy_chart(rounds)
+    for metrics in rounds:
+        metrics["accuracy_interval"] = {"pgd": [metrics["accuracy"]["pgd"] - 0.1, 0.6], "clean": None}
+    svg = accuracy_chart(rounds)
+    assert "fill-opacity: 0.15" not in bare
+    assert [style for style in re.findall(r'style="([^"]*)"', svg) if "fill-opacity: 0.15" in style] == [
+        "fill: var(--series-2); fill-opacity: 0.15"
+    ]
 
 
 def test_stage_chart__a_bar_a_round_in_order(rounds: list[dict[str, Any]]) -> None:

@@ -191,6 +191,43 @@ def test_round_committed__stages_of_the_round_before_do_not_hide_those_of_this_o
     assert value(samples, "dm2at_stage_images_total", stage="label") == 20 + 4
 
 
+def looked(*looks: tuple[float, str | None, str | None]) -> dict[str, Any]:
+    """What a training says of looks given as PGD accuracy, collapse and answer."""
+    found = [
+        {"clean": 0.75, "fgsm": 0.5, "pgd": pgd, "collapse": collapse, "answer": answer}
+        for pgd, collapse, answer in looks
+    ]
+    return {"stability": {"held_out": 50, "looks": found}}
+
+
+def test_round_committed__counts_answered_collapses_by_kind(rounds: list[dict[str, Any]]) -> None:
+    overfitted = ("overfitting", "switch_attack")
+    rounds[0]["training"] = looked((0.5, None, None), (0.0, *overfitted), (0.0, *overfitted))
+    rounds[1]["training"] = looked((0.5, "inversion", "warn"), (0.5, "inversion", None), (0.25, None, None))
+    metrics = RunMetrics(RUN, CLASSES)
+    samples = exposed(metrics)
+    for kind in ("overfitting", "inversion"):
+        assert value(samples, "dm2at_training_collapses_total", kind=kind) == 0
+    assert value(samples, "dm2at_validation_accuracy_ratio", attack="pgd") is None
+
+    live(metrics, rounds)
+    samples = exposed(metrics)
+    assert value(samples, "dm2at_training_collapses_total", kind="overfitting") == 2
+    assert value(samples, "dm2at_training_collapses_total", kind="inversion") == 1
+    shown = {a: value(samples, "dm2at_validation_accuracy_ratio", attack=a) for a in ("clean", "fgsm", "pgd")}
+    assert shown == {"clean": 0.75, "fgsm": 0.5, "pgd": 0.25}
+
+    restarted = RunMetrics(RUN, CLASSES)
+    restarted.restore(rounds)
+    assert generate_latest(restarted.registry) == generate_latest(metrics.registry)
+
+
+def test_validation_measured__is_seen_while_the_training_goes_on() -> None:
+    metrics = RunMetrics(RUN, CLASSES)
+    metrics.validation_measured({"clean": 0.5, "pgd": 0.25})
+    assert value(exposed(metrics), "dm2at_validation_accuracy_ratio", attack="pgd") == 0.25
+
+
 def test_restore__only_before_anything_is_counted(rounds: list[dict[str, Any]]) -> None:
     metrics = RunMetrics(RUN, CLASSES)
     metrics.restore(rounds)

@@ -92,6 +92,16 @@ def test_render_report__classes_of_the_last_round(rounds: list[dict[str, Any]]) 
     assert texts[start + 5 : start + 10] == ["dog", "11", "100.0 %", "50.0 %", "50.0 %"]
 
 
+def test_render_report__intervals_where_the_rounds_tell_them(rounds: list[dict[str, Any]]) -> None:
+    assert not any("confidence" in text for text in Page(render_report(report(rounds))).texts)
+    rounds[1]["accuracy_interval"] = {"clean": [0.8, 0.9]}
+    rounds[1]["accuracy_interval_by_class"] = {"clean": [[0.625, 0.8125], None]}
+    texts = Page(render_report(report(rounds))).texts
+    start = texts.index("class") + 5
+    assert texts[start : start + 6] == ["cat", "13", "75.0 %", "62.5–81.2 %", "75.0 %", "50.0 %"]  # noqa: RUF001
+    assert any(text.endswith("The shades are 95 % confidence intervals.") for text in texts)
+
+
 def test_render_report__needs_nothing_but_itself(rounds: list[dict[str, Any]]) -> None:
     html = render_report(report(rounds))
     without_namespaces = html

@@ -84,23 +84,44 @@ def test_settings_of__takes_every_field_over() -> None:
         "attack": "pgd",
         "attack_steps": 9,
         "attack_label": "predicted",
+        "attack_mode": "train",
+        "passes": "two",
+        "epsilon_warmup": 0.25,
+        "grad_align": 0.5,
         "augment": "flip_shift",
+        "sync_batch_norm": True,
+        "steps": 11,
+        "ema": 0.75,
+        "precision": "bf16",
+        "compile": False,
+        "validation": 99,
+        "on_collapse": "fail",
+        "early_stop": 6,
         "checkpoint_every": 4,
     }
-    assert set(other) == set(TrainingConfig.model_fields) - {"workers", "warm_start"}
+    assert set(other) == set(TrainingConfig.model_fields) - {"workers", "min_workers", "warm_start"}
     settings = settings_of(TrainingConfig(**other), epsilon=0.0625)
-    assert asdict(settings) == {
-        **other,
-        "epsilon": 0.0625,
-        "sync_batch_norm": TrainSettings().sync_batch_norm,
-    }
+    assert asdict(settings) == {**other, "epsilon": 0.0625}
+    assert settings_of(TrainingConfig(compile=True), 0.5).compile
     assert settings_of(TrainingConfig(), 0.5) == TrainSettings(
         epsilon=0.5, min_steps=TrainingConfig().min_steps
     )
 
 
 @pytest.mark.parametrize(
-    "field", ["optimizer", "schedule", "adversaries", "attack", "attack_label", "augment"]
+    "field",
+    [
+        "optimizer",
+        "schedule",
+        "adversaries",
+        "attack",
+        "attack_label",
+        "attack_mode",
+        "passes",
+        "augment",
+        "precision",
+        "on_collapse",
+    ],
 )
 def test_settings_of__knows_the_same_names(field: str) -> None:
     ours, theirs = (get_type_hints(settings)[field] for settings in (TrainingConfig, TrainSettings))

@@ -151,3 +151,13 @@ def test_commit__that_cannot_be_written_leaves_the_round_open(
             round_.commit()
     assert not round_.committed
     assert round_.files.names() == ["metrics.json"]
+
+
+def test_evaluations__stay_beside_a_round_that_is_committed(round_: RoundDirectory) -> None:
+    assert round_.evaluations() == {}
+    round_.write_metrics({"accuracy": {"pgd": 0.5}})
+    round_.write_evaluation("pgd", {"accuracy": 0.25})
+    round_.commit()
+    round_.write_evaluation("autoattack", {"accuracy": 0.125})
+    assert round_.evaluations() == {"autoattack": {"accuracy": 0.125}, "pgd": {"accuracy": 0.25}}
+    assert round_.metrics() == {"accuracy": {"pgd": 0.5}}
