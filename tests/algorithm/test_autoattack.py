@@ -1,6 +1,7 @@
 """AutoAttack by its library: against exact robustness where it is known, and beside PGD."""
 
 import importlib.util
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +13,15 @@ from dm2at_ray.algorithm.attacks import pgd
 from dm2at_ray.algorithm.autoattack import attacks_for, autoattack
 from dm2at_ray.errors import UserError
 from dm2at_ray.models import ModelSpec
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Thousands of passes of a handful of tiny images: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def linear_scene(classes: int, count: int) -> tuple[nn.Module, Tensor, Tensor]:
@@ -40,7 +50,7 @@ def exact_margins(model: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> np.
     return np.array(margins)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("classes", [3, 5])
 def test_autoattack__breaks_exactly_what_can_be_broken(classes: int) -> None:
     model, x, y = linear_scene(classes, count=16)
     margins = exact_margins(model, x, y, epsilon=0.1)

@@ -22,7 +22,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module", params=["numba", "portable"])
 def each_backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Let `backend` take numba's kernels, then plain torch."""
+    """Let `backend` take numba's kernels, then plain torch; in tests of the module without it, either."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "numba":
             pytest.importorskip("numba")

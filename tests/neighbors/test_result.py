@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dm2at_ray.neighbors.result import Neighbors, merge
@@ -69,6 +69,7 @@ def test_merge__refuses_parts_of_different_rows():
         merge([neighbors([(1, 1.0)]), neighbors([(1, 1.0)], [(2, 1.0)])], 1)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=1, max_size=12),
     st.integers(1, 5),

@@ -32,6 +32,7 @@ def test_cut_cells__by_hand(sizes, rows, shards):
     assert [sum(sizes[p:q]) for p, q in itertools.pairwise(cuts)] == shards
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=20), rows=st.integers(1, 30))
 def test_cut_cells__shards_are_full_but_not_over_full(sizes, rows):
     cuts = cut_cells(np.array(sizes), rows).tolist()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dm2at_ray.neighbors.topk import MISSING_KEY, RunningTopK, distances_of, merge_keys, neighbors_of
@@ -61,6 +61,7 @@ def test_neighbors_of__nothing_to_search_in():
     assert found.distances.tolist() == [[INF], [INF]]
 
 
+@settings(deadline=None)
 @given(
     a=st.sets(st.integers(0, 20), max_size=4),
     b=st.sets(st.integers(0, 20), max_size=4),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import threading
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,30 +84,51 @@ def test_rounds_of__a_tournament_takes_as_many_rounds_as_it_has_tiles():
     assert np.bincount(rounds)[1:].tolist() == [8, *[4] * 7]
 
 
+WHOLE = [(0, 30, 0, 30)]
+CHAIN = [(at, at + 4, at + 4, at + 8) for at in range(0, 24, 4)]
+
+
+@pytest.mark.parametrize("pairs", [WHOLE, CHAIN], ids=["whole", "chain"])
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_search_ranges__threads_never_meet_in_a_row(encode, monkeypatch, same, threads):
-    """Watch which pairs run at the same time: they write to the keys of both sides' rows."""
-    running, done, most, lock = [], [], [0], threading.Lock()
+def test_search_ranges__threads_never_meet_in_a_row(encode, monkeypatch, pairs, same, threads):
+    """What is submitted before a result is asked for may run at once, and writes to both sides' keys."""
+    together, done, most = [], [], [0]
 
-    def watched(rows, part, *_):
-        for pair in part.tolist():
-            taken = {("x", pair[4]), ("x" if same else "y", pair[2])}
-            with lock:
-                assert all(taken.isdisjoint(other) for other in running)
-                running.append(taken)
-                most[0] = max(most[0], len(running))
-            time.sleep(1e-3)
-            with lock:
-                running.remove(taken)
-                done.append((*pair[4:], *pair[2:4]))
+    class Threads:
+        def __init__(self, count):
+            assert count == threads
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            assert not together
+
+        def submit(self, run, part):
+            together.append(part)
+            run(part)
+            return SimpleNamespace(result=check)
+
+    def check():
+        taken = [
+            {("x", begin) for begin in part[:, 4]} | {("x" if same else "y", begin) for begin in part[:, 2]}
+            for part in together
+        ]
+        assert len(set().union(*taken)) == sum(map(len, taken))
+        most[0] = max(most[0], len(together))
+        together.clear()
+
+    def search_pairs(rows, part, *_):
+        done.extend((*pair[4:], *pair[2:4]) for pair in part.tolist())
 
     monkeypatch.setattr(cpu, "TILE_ROWS", 4)
-    monkeypatch.setattr(kernels, "search_pairs", watched)
+    monkeypatch.setattr(cpu, "ThreadPoolExecutor", Threads)
+    monkeypatch.setattr(kernels, "search_pairs", search_pairs)
     a, b = (encode(np.ones((30, 3)), Quantizer(torch.zeros(3, dtype=torch.float64), 1.0)) for _ in range(2))
-    whole = np.array([[0, 30, 0, 30]])
-    cpu.search_ranges(a, a if same else b, whole, k=2, metric=Metric(), step=1.0, threads=threads)
-    assert sorted(done) == sorted(map(tuple, cpu.cut_pairs(whole, same).tolist()))
+    listed = np.array(pairs)
+    cpu.search_ranges(a, a if same else b, listed, k=2, metric=Metric(), step=1.0, threads=threads)
+    assert sorted(done) == sorted(map(tuple, cpu.cut_pairs(listed, same).tolist()))
     assert 1 < most[0] <= threads
 
 
@@ -131,13 +151,11 @@ def test_search_ranges__certified_filter_leaves_few_and_misses_none(
     nearest = np.sort(reference(x), axis=1)[:, :10]
     np.testing.assert_allclose(neighbors_of(keys, torch.arange(n)).distances, nearest, rtol=1e-6)
     # A few dozen pairs a row until its k-th distance is known; once it is known, little more than k of them.
-    print("MEASURED", sum(measured) / n)
-    assert sum(measured) < 120 * n
+    assert sum(measured) < 75 * n
     limit = (nearest[:, 9] * (1 + 1e-5)).astype(np.float32)
     block = encode(x, by, limit=limit)
     again, _ = cpu.search_ranges(block, block, whole, k=10, metric=Metric(), step=by.step, threads=1)
     assert torch.equal(again, keys)
-    print("MEASURED2", measured[-1] / n)
     assert measured[-1] < 20 * n
 
 
