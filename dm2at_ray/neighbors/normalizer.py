@@ -48,7 +48,7 @@ class Normalizer:
     def __call__(self, features: Tensor) -> Tensor:
         """Return (N, D) float32 of (N, D) float32."""
         if self.kind == "l2":
-            return torch.nn.functional.normalize(features, dim=1)
+            return torch.nn.functional.normalize(features, dim=1, eps=torch.finfo(torch.float32).tiny)
         if self.mean is not None and self.scale is not None:
             return (features - self.mean.to(features.device)) / self.scale.to(features.device)
         return features

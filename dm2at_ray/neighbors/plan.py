@@ -205,10 +205,13 @@ class Plan:
 
     def _radii(self, block: Block, found: tuple[Tensor, Tensor]) -> Tensor:
         squared = found[0]
+        # Above what any two codes are apart; int32 where that fits, as the GPU's kernel has it.
+        farthest = max(torch.iinfo(torch.int32).max, 255**2 * block.features.shape[1])
         if squared.shape[1] < self.rank:
-            return torch.full((len(block),), torch.iinfo(torch.int32).max, dtype=torch.int64)
+            return torch.full((len(block),), farthest, dtype=torch.int64)
         # A reference row has one other fewer: beyond the last there is nothing.
-        return squared[:, self.rank - 1].clamp(max=torch.iinfo(torch.int32).max)
+        radii = squared[:, self.rank - 1]
+        return torch.where(radii >= torch.iinfo(torch.int64).max // 4, farthest, radii)
 
     def _limits(self, block: Block, found: tuple[Tensor, Tensor]) -> Tensor:
         k, places = self.search.k, found[1]

@@ -216,6 +216,8 @@ def _sorted_ids(
     if ids.shape != (n,):
         raise ValueError(f"sample_ids must be ({n},), not {tuple(ids.shape)}")
     sorted, order = ids.sort()
+    if int(sorted[0]) < 0:
+        raise ConfigError(f"sample id {int(sorted[0])} is negative; ids must be at least 0")
     repeated = sorted[1:] == sorted[:-1]
     if bool(repeated.any()):
         raise ConfigError(

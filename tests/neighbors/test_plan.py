@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dm2at_ray.errors import ConfigError
@@ -113,12 +113,17 @@ def test_guide__radius_reaches_the_rank_th_reference_row(seed, n, dims, k):
     dims=st.integers(1, 20),
     k=st.integers(1, 12),
     weights=st.sampled_from([(1.0, 1.0), (0.0, 1.0), (0.3, 2.0)]),
+    size=st.sampled_from([16, 64]),
 )
-def test_limits__are_the_farthest_of_k_reference_rows(reference, seed, n, dims, k, weights):
+@example(seed=0, n=12, dims=5, k=12, weights=(1.0, 1.0), size=64)
+@example(seed=0, n=13, dims=5, k=12, weights=(1.0, 1.0), size=64)
+@example(seed=0, n=300, dims=5, k=12, weights=(1.0, 1.0), size=16)
+def test_limits__are_the_farthest_of_k_reference_rows(reference, seed, n, dims, k, weights, size):
     """What a GPU's certified search begins with: k rows are known to be no farther."""
     x, ids = rows_of(seed, n, dims), np.arange(n) * 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SMALLEST_REFERENCE", 64)
+        patch.setattr(module, "SMALLEST_REFERENCE", size)
+        patch.setattr(module, "LARGEST_REFERENCE", size)
         plan = Plan.fit(Search(k, "exact", Metric(*weights)), ids, x, n)
     block = plan.block(ids, x)
     limits = plan._limits(block, plan._nearest_references(block)).numpy()

@@ -67,7 +67,6 @@ def test_rounds_of__pairs_of_a_round_share_no_rows(seed, pieces, share, same):
     pairs = np.array(
         [(0, 0, *b, *a) for a in bounds for b in bounds if random.random() < share], np.int64
     ).reshape(-1, 6)
-    rounds = kernels.rounds_of(random.permutation(pairs), same, 2 * pieces, 2 * pieces)
     pairs = random.permutation(pairs)
     rounds = kernels.rounds_of(pairs, same, 2 * pieces, 2 * pieces)
     for number in set(rounds.tolist()):
@@ -84,8 +83,8 @@ def test_rounds_of__a_tournament_takes_as_many_rounds_as_it_has_tiles():
     assert np.bincount(rounds)[1:].tolist() == [8, *[4] * 7]
 
 
-WHOLE = [(0, 30, 0, 30)]
-CHAIN = [(at, at + 4, at + 4, at + 8) for at in range(0, 24, 4)]
+WHOLE = [(0, 90, 0, 90)]
+CHAIN = [(at, at + 4, at + 4, at + 8) for at in range(0, 80, 4)]
 
 
 @pytest.mark.parametrize("pairs", [WHOLE, CHAIN], ids=["whole", "chain"])
@@ -125,7 +124,7 @@ def test_search_ranges__threads_never_meet_in_a_row(encode, monkeypatch, pairs, 
     monkeypatch.setattr(cpu, "TILE_ROWS", 4)
     monkeypatch.setattr(cpu, "ThreadPoolExecutor", Threads)
     monkeypatch.setattr(kernels, "search_pairs", search_pairs)
-    a, b = (encode(np.ones((30, 3)), Quantizer(torch.zeros(3, dtype=torch.float64), 1.0)) for _ in range(2))
+    a, b = (encode(np.ones((90, 3)), Quantizer(torch.zeros(3, dtype=torch.float64), 1.0)) for _ in range(2))
     listed = np.array(pairs)
     cpu.search_ranges(a, a if same else b, listed, k=2, metric=Metric(), step=1.0, threads=threads)
     assert sorted(done) == sorted(map(tuple, cpu.cut_pairs(listed, same).tolist()))
