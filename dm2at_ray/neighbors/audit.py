@@ -66,7 +66,8 @@ def recall_of(found: Neighbors, truth: Neighbors) -> Recall:
     kth = truth.distances.masked_fill(truth.ids == MISSING_ID, -1).amax(dim=1, keepdim=True)
     # Another order of summation moves a distance by less than this.
     met = (found.distances <= kth * (1 + 1e-5)) & (found.ids != MISSING_ID)
-    shares = met.sum(dim=1).minimum(wanted) / wanted.clamp(min=1)
+    # A query that has no neighbour misses none.
+    shares = torch.where(wanted > 0, met.sum(dim=1).minimum(wanted) / wanted.clamp(min=1), 1.0)
     return _with_interval(float(shares.to(torch.float64).mean()) if len(shares) else 1.0, len(shares))
 
 

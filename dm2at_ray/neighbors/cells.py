@@ -135,7 +135,12 @@ def _nearest(features: Tensor, centroids: Tensor, count: int) -> Tensor:
 
 
 def _to_centroids(features: Tensor, centroids: Tensor) -> Tensor:
-    """Return |c|^2 - 2 x.c: orders as the L2 distance does."""
+    """Return |c|^2 - 2 x.c, centred on the centroids' mean: orders as the L2 distance does.
+
+    Far from the origin the product would round away what tells the centroids apart.
+    """
+    centre = centroids.mean(dim=0)
+    features, centroids = features - centre, centroids - centre
     return torch.addmm(centroids.square().sum(dim=1), features, centroids.T, alpha=-2)
 
 

@@ -103,3 +103,8 @@ def test_recall_of__no_queries_say_nothing():
     none = Neighbors(torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, 3))
     recall = recall_of(none, none)
     assert (recall.recall, recall.low, recall.high, recall.queries) == (1.0, 0.0, 1.0, 0)
+
+
+def test_recall_of__query_without_a_neighbour_misses_none():
+    missing = Neighbors(torch.tensor([[-1]]), torch.tensor([[torch.inf]]))
+    assert recall_of(missing, missing).recall == 1

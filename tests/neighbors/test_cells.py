@@ -159,3 +159,11 @@ def test_probes_for_recall__pairs_within_so_many_cells_are_that_share(rows):
     errors = [1.64 * each.std() / np.sqrt(300) for each in shares]
     assert shares[0].mean() - errors[0] >= 0.9
     assert shares[1].mean() - errors[1] < 0.9
+
+
+def test_probes__far_from_the_origin_are_those_at_the_origin():
+    x = torch.randn(600, 4, generator=torch.Generator().manual_seed(0)).mul(64).round() / 64
+    near, far = Cells(x[:20]), Cells(x[:20] + 4096)
+    ids = torch.arange(600)
+    agree = near.probes(ids, x, 1) == far.probes(ids, x + 4096, 1)
+    assert agree.float().mean() > 0.99
