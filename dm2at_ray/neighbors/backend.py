@@ -103,6 +103,23 @@ def measure(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
     return portable.measure(x, y, metric)
 
 
+def pair_distances(x: Tensor, i: Tensor, y: Tensor, j: Tensor, metric: Metric) -> Tensor:
+    """Return D(x[i[p]], y[j[p]]) for each of P pairs as (P,) float32.
+
+    Args:
+        x: (N, D) float32, contiguous.
+        i: (P,) int64 rows of x.
+        y: (M, D) float32, contiguous.
+        j: (P,) int64 rows of y.
+        metric: D.
+    """
+    if x.is_cuda and _gpu_works(x.device):
+        from dm2at_ray.neighbors.gpu.pairs import pair_distances as on_gpu
+
+        return on_gpu(x, i.to(torch.int32), y, j.to(torch.int32), metric)
+    return metric.of_pairs(x, i, y, j)
+
+
 def encode(features: Tensor, low: Tensor, step: float) -> tuple[Tensor, Tensor]:
     """Return the codes (N, D) uint8 and residuals (N,) float64 of features (N, D); see `Quantizer`."""
     if not features.is_cuda and _numba_works():
@@ -117,17 +134,26 @@ def nearest_codes(
 ) -> tuple[Tensor, Tensor]:
     """Find the nearest of some reference rows by their codes.
 
+    A GPU deals a large reference into groups and takes only the nearest of each, so that it may pass over a
+    row that shares its group with a nearer one.
+
     Args:
         codes: (N, D) uint8.
         reference: (S, D) uint8.
         ids: (N,) int64.
-        reference_ids: (S,) int64; a row does not find itself.
+        reference_ids: (S,) int64, ascending; a row does not find itself.
         count: At most S of them.
 
     Returns:
         The smallest squared L2 distances (N, count), ascending, and the places of the reference rows; above
         2^31 - 2 where there is no such row.
     """
+    if codes.is_cuda and _gpu_works(codes.device):
+        from dm2at_ray.neighbors.gpu import nearest
+
+        group = nearest.group_size(len(reference), count, codes.shape[1])
+        if group is not None:
+            return nearest.nearest_codes(codes, reference, ids, reference_ids, count, group)
     x, y = CentredCodes.of(codes), CentredCodes.of(reference)
     if not codes.is_cuda and _numba_works():
         from dm2at_ray.neighbors.cpu.search import nearest_codes as on_cpu

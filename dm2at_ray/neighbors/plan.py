@@ -219,7 +219,9 @@ class Plan:
             return block.features.new_full((len(block),), torch.inf)
         i = torch.arange(len(block), device=places.device).repeat_interleave(k)
         known = self.reference.features.to(block.features.device)
-        distances = self.search.metric.of_pairs(block.features, i, known, places[:, :k].flatten())
+        distances = backend.pair_distances(
+            block.features, i, known, places[:, :k].flatten(), self.search.metric
+        )
         # Another order of summation may put the same pair a little farther.
         return distances.view(-1, k).amax(dim=1) * self.search.metric.rounding(block.features.shape[1])
 

@@ -47,6 +47,25 @@ class GemmShape:
 
 
 @jit
+def multiply(x_codes, y_codes, width, rows: tl.constexpr, columns: tl.constexpr, depth: tl.constexpr):
+    """Return the products (rows, columns) int32 of a tile's rows of int8 codes, each of `width`."""
+    r = tl.arange(0, rows)
+    c = tl.arange(0, columns)
+    inner = tl.arange(0, depth)
+    # Offsets within a tile fit int32 and stay as they are: half the registers of moving pointers.
+    x_offsets = r[:, None] * width + inner[None, :]
+    y_offsets = c[:, None] * width + inner[None, :]
+    product = tl.zeros([rows, columns], tl.int32)
+    for _ in range(0, width, depth):
+        a = tl.load(x_codes + x_offsets)
+        b = tl.load(y_codes + y_offsets)
+        product = tl.dot(a, tl.trans(b), product, out_dtype=tl.int32)
+        x_codes += depth
+        y_codes += depth
+    return product
+
+
+@jit
 def gemm_kernel(
     tiles, x, x_norms, x_radius, y, y_norms, y_radius, out_i, out_j, counter, capacity, width,
     rows: tl.constexpr, columns: tl.constexpr, depth: tl.constexpr, same: tl.constexpr,
@@ -59,19 +78,9 @@ def gemm_kernel(
         return
     r = tl.arange(0, rows)
     c = tl.arange(0, columns)
-    inner = tl.arange(0, depth)
-    # Offsets within a tile fit int32 and stay as they are: half the registers of moving pointers.
     x_codes = x + x_start.to(tl.int64) * width
     y_codes = y + y_start.to(tl.int64) * width
-    x_offsets = r[:, None] * width + inner[None, :]
-    y_offsets = c[:, None] * width + inner[None, :]
-    product = tl.zeros([rows, columns], tl.int32)
-    for _ in range(0, width, depth):
-        a = tl.load(x_codes + x_offsets)
-        b = tl.load(y_codes + y_offsets)
-        product = tl.dot(a, tl.trans(b), product, out_dtype=tl.int32)
-        x_codes += depth
-        y_codes += depth
+    product = multiply(x_codes, y_codes, width, rows, columns, depth)
     i = x_start + r
     j = y_start + c
     inside_x = (i >= x_begin) & (i < x_end)
@@ -107,17 +116,23 @@ class GemmRows:
     @classmethod
     def of(cls, codes: Tensor, radius: Tensor, shape: GemmShape) -> GemmRows:
         """Centre codes (N, D) uint8, D <= MAX_DIMENSIONS, and clip radii (N,) of any integer type."""
-        n, d = codes.shape
-        assert d <= MAX_DIMENSIONS
-        width = -(-d // shape.depth) * shape.depth
-        height = n + max(shape.rows, shape.columns)
-        centred = torch.zeros(height, width, dtype=torch.int8, device=codes.device)
-        norms = torch.empty(n, dtype=torch.int32, device=codes.device)
-        for start in range(0, n, ROWS_COPIED):
-            rows = slice(start, min(start + ROWS_COPIED, n))
-            centred[rows, :d] = (codes[rows] ^ 128).view(torch.int8)
-            norms[rows] = centred[rows].to(torch.int32).square_().sum(dim=1, dtype=torch.int32)
-        return cls(centred, norms, radius.clamp(-1, MAX_CODE**2 * d).to(torch.int32))
+        clipped = radius.clamp(-1, MAX_CODE**2 * codes.shape[1]).to(torch.int32)
+        return cls(*centred(codes, shape), clipped)
+
+
+def centred(codes: Tensor, shape: GemmShape) -> tuple[Tensor, Tensor]:
+    """Return codes (N, D) uint8 as `GemmRows.codes` and `GemmRows.norms`; D <= MAX_DIMENSIONS."""
+    n, d = codes.shape
+    assert d <= MAX_DIMENSIONS
+    width = -(-d // shape.depth) * shape.depth
+    height = n + max(shape.rows, shape.columns)
+    out = torch.zeros(height, width, dtype=torch.int8, device=codes.device)
+    norms = torch.empty(n, dtype=torch.int32, device=codes.device)
+    for start in range(0, n, ROWS_COPIED):
+        rows = slice(start, min(start + ROWS_COPIED, n))
+        out[rows, :d] = (codes[rows] ^ 128).view(torch.int8)
+        norms[rows] = out[rows].to(torch.int32).square_().sum(dim=1, dtype=torch.int32)
+    return out, norms
 
 
 def launch_gemm(tiles: Tensor, survivors: Survivors, *, x: GemmRows, y: GemmRows, shape: GemmShape) -> None:

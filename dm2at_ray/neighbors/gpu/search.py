@@ -10,13 +10,20 @@ from torch import Tensor
 
 from dm2at_ray.neighbors import portable
 from dm2at_ray.neighbors.encoded import Encoded
-from dm2at_ray.neighbors.gpu.filters import Certified, Filter, Shortlist
+from dm2at_ray.neighbors.gpu.filters import CertifiedByCodes, CertifiedByHalves, Filter, Shortlist
 from dm2at_ray.neighbors.gpu.gemm import MAX_DIMENSIONS
 from dm2at_ray.neighbors.gpu.pairs import pair_distances
 from dm2at_ray.neighbors.gpu.survivors import Survivors
 from dm2at_ray.neighbors.gpu.tiles import TileList
 from dm2at_ray.neighbors.metric import Metric
 from dm2at_ray.neighbors.topk import RunningTopK
+
+TOO_COARSE = 1 / 200
+"""Share of the pairs measured for nothing from which halves are the faster filter: measuring one costs as
+much as passing some 150 through the difference of the two kernels."""
+
+NEAR = 1.02
+"""What halves leave is about within this factor of a row's threshold."""
 
 GROWTH = 4
 """A launch is at most so many times as long as the one before, and is so many times shorter when redone."""
@@ -51,12 +58,14 @@ def search_ranges(
 
     With a radius on both blocks the shortlist filter decides which pairs are measured: those whose codes
     are within either row's radius. Without, the certified filter does: those that may be as near as either
-    row's limit and k-th distance so far; a row keeps what is within its limit.
+    row's limit and k-th distance so far; a row keeps what is within its limit. It begins by codes, and goes
+    on by halves if these leave too many.
 
     Rows of more than MAX_DIMENSIONS dimensions are left to the portable backend.
 
-    Memory beside the blocks: their codes once more, 8 k bytes a row for the result, 0.1 GiB of tiles and
-    survivors, and up to 100 bytes a survivor while these are measured and merged: below 1 GiB altogether.
+    Memory beside the blocks: their codes once more (halves are twice as large), 8 k bytes a row for the
+    result, 0.1 GiB of tiles and survivors, and up to 100 bytes a survivor while these are measured and
+    merged: below 1 GiB altogether.
 
     Args:
         x: N rows on a CUDA device.
@@ -84,6 +93,7 @@ class RangeSearch:
 
     Attributes:
         measured: pairs measured under D so far.
+        coarse: whether 8 bits were found too coarse, and halves have taken over.
         redone: launches that overflowed the buffer and were done again in smaller pieces.
     """
 
@@ -99,12 +109,14 @@ class RangeSearch:
         assert (x.radius is None) == (y.radius is None)
         self.measured = 0
         self.redone = 0
+        self.coarse = False
         self._x, self._y, self._metric = x, y, metric
         self._sizes = sizes or Sizes()
         self._device = x.features.device
         self._best_x = RunningTopK(len(x), k, self._device)
         self._best_y = self._best_x if x is y else RunningTopK(len(y), k, self._device)
-        self._filter: Filter = Certified(x, y, metric, step) if x.radius is None else Shortlist(x, y)
+        self._filter: Filter = CertifiedByCodes(x, y, metric, step) if x.radius is None else Shortlist(x, y)
+        self._passed = 0
 
     def run(self, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
         """Search all pairs of ranges; see `search_ranges`."""
@@ -125,6 +137,7 @@ class RangeSearch:
                 held, length = 0, max(1, count // GROWTH)
                 continue
             start += count
+            self._passed += count * tile
             per_tile, held = (found - held) / count, found
             if held >= self._sizes.flush:
                 self._measure(survivors, held)
@@ -146,10 +159,24 @@ class RangeSearch:
         x, y = self._x, self._y
         i, j = survivors.pairs(count)
         distances = pair_distances(x.features, i, y.features, j, self._metric)
+        # By what was known when these pairs were let through, which the offers below change.
+        too_coarse = isinstance(self._filter, CertifiedByCodes) and self._is_too_coarse(i, j, distances)
         self._offer(self._best_x, i, y.order, j, distances, of_x=True)
         self._offer(self._best_y, j, x.order, i, distances, of_x=False)
+        if too_coarse:
+            self.coarse = True
+            self._filter = CertifiedByHalves(x, y, self._metric)
+        self._passed = 0
         everything = slice(None)
         self._filter.tighten(self._best_x.worst(everything), self._best_y.worst(everything))
+
+    def _is_too_coarse(self, i: Tensor, j: Tensor, distances: Tensor) -> bool:
+        """Tell whether halves would be faster, from P pairs that codes have let through."""
+        everything = slice(None)
+        reach_x = torch.minimum(self._best_x.worst(everything), self._x.limit).index_select(0, i)
+        reach_y = torch.minimum(self._best_y.worst(everything), self._y.limit).index_select(0, j)
+        far = distances > torch.maximum(reach_x, reach_y).mul_(NEAR)
+        return int(far.sum()) > TOO_COARSE * self._passed
 
     def _offer(
         self, best: RunningTopK, rows: Tensor, order: Tensor, found: Tensor, distances: Tensor, *, of_x: bool

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from dm2at_ray.neighbors.gpu.gemm import GemmRows, GemmShape, launch_gemm
+from dm2at_ray.neighbors.gpu.halves import COLUMNS, ROWS, HalfRows, Scale, launch_halves
 from dm2at_ray.neighbors.gpu.measure import measure
+from dm2at_ray.neighbors.gpu.nearest import GROUPS, nearest_codes
 from dm2at_ray.neighbors.gpu.pairs import pair_distances
 from dm2at_ray.neighbors.gpu.sad import SadRows, SadShape, launch_sad, to_words
 from dm2at_ray.neighbors.gpu.survivors import Survivors
@@ -54,6 +56,34 @@ def check_sad(device: torch.device) -> None:
             launch = partial(launch_sad, x=rows["x"], y=rows[other], shape=shape)
             tile = shape.rows, shape.columns
             _compare(f"SAD filter, {d} dimensions", launch, tile, want, device, same=other == "x")
+
+
+def check_halves(device: torch.device) -> None:
+    """Compare the float16 filter's kernel with whole numbers, which it adds up exactly.
+
+    Raises:
+        WrongAnswerError: a pair is missing, stands twice, or should not be there.
+    """
+    for d in DIMENSIONS:
+        random = torch.Generator().manual_seed(d)
+        # 0 .. 15, so that a chain stays below 2^11, where float16 is exact.
+        x, y = (_codes(n, d, random).remainder_(16).to(torch.float32) for n in (N, M))
+        scale = Scale(torch.zeros(d, dtype=torch.float64, device=device), 1.0)
+        for other in ("x", "y"):
+            values = {"x": x, other: x if other == "x" else y}
+            l1 = torch.cdist(x, values[other], p=1.0)
+            reach = {"x": _nearest(l1), other: _nearest(l1.T)}
+            want = l1 <= torch.maximum(reach["x"][:, None], reach[other]) + 1
+            rows = {}
+            for name, each in values.items():
+                words, off = scale.words(each.to(device))
+                if float(off.max()) > 1e-6:
+                    raise WrongAnswerError(f"float16 filter, {d} dimensions: {float(off.max())} lost")
+                rows[name] = HalfRows(words, reach[name].to(device), torch.full_like(off, 0.5).float())
+            launch = partial(launch_halves, x=rows["x"], y=rows[other])
+            _compare(
+                f"float16 filter, {d} dimensions", launch, (ROWS, COLUMNS), want, device, same=other == "x"
+            )
 
 
 def check_gemm(device: torch.device) -> None:
@@ -113,7 +143,42 @@ def check_measure(device: torch.device) -> None:
         _close(f"D of all pairs, {d} dimensions", got, _distances(x[:, None], y), d)
 
 
-CHECKS: tuple[Callable[[torch.device], None], ...] = (check_sad, check_gemm, check_pairs, check_measure)
+def check_nearest(device: torch.device) -> None:
+    """Compare the nearest of groups of reference rows with integers.
+
+    Raises:
+        WrongAnswerError: a distance is wrong, or the place that stands for it is at another one.
+    """
+    count = 3
+    for d in DIMENSIONS:
+        random = torch.Generator().manual_seed(d)
+        x, y = _codes(N, d, random), _codes(M, d, random)
+        ids, reference_ids = 3 * torch.arange(N), 2 * torch.arange(M)
+        far = torch.iinfo(torch.int64).max
+        squared = (x[:, None].to(torch.int64) - y.to(torch.int64)).square().sum(dim=2)
+        squared.masked_fill_(ids[:, None] == reference_ids, far)
+        for group in GROUPS:
+            groups = -(-M // group)
+            nearest = torch.stack([squared[:, g::groups].amin(dim=1) for g in range(groups)], dim=1)
+            few = min(count, groups)
+            found = nearest_codes(
+                x.to(device), y.to(device), ids.to(device), reference_ids.to(device), few, group
+            )
+            got, places = (each.cpu() for each in found)
+            if not torch.equal(got, nearest.sort(dim=1).values[:, :few]):
+                raise WrongAnswerError(f"nearest of {M} codes by {group}, {d} dimensions: other distances")
+            if not torch.equal(squared.gather(1, places), got):
+                raise WrongAnswerError(f"nearest of {M} codes by {group}, {d} dimensions: other places")
+
+
+CHECKS: tuple[Callable[[torch.device], None], ...] = (
+    check_sad,
+    check_halves,
+    check_gemm,
+    check_nearest,
+    check_pairs,
+    check_measure,
+)
 
 
 def _codes(n: int, d: int, random: torch.Generator) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from dm2at_ray.neighbors.encoded import Encoded
 from dm2at_ray.neighbors.gpu.gemm import GemmRows, GemmShape, launch_gemm
+from dm2at_ray.neighbors.gpu.halves import COLUMNS, HalfRows, Scale, launch_halves
+from dm2at_ray.neighbors.gpu.halves import ROWS as TILE_ROWS
 from dm2at_ray.neighbors.gpu.measure import measure
 from dm2at_ray.neighbors.gpu.pairs import pair_distances
 from dm2at_ray.neighbors.gpu.sad import SadRows, SadShape, launch_sad, to_words
@@ -65,7 +67,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def filters(n: int, d: int, device: torch.device) -> Iterator[Row]:
-    """Time both filters on n x n pairs of random codes, for each way to cut their kernels."""
+    """Time the filters on n x n pairs of random codes, for each way to cut their kernels."""
     random = torch.Generator(device).manual_seed(d)
     codes = [torch.randint(0, 256, (n, d), dtype=torch.uint8, device=device, generator=random) for _ in "xy"]
     sample = [c[:1024].to(torch.float32) for c in codes]
@@ -82,6 +84,11 @@ def filters(n: int, d: int, device: torch.device) -> Iterator[Row]:
         launch = partial(launch_sad, x=words[0], y=words[1], shape=sad_shape)
         tiles = TileList.cut(ranges, (sad_shape.rows, sad_shape.columns), same=False, device=device)
         yield {"kernel": "sad", **common, "shape": asdict(sad_shape), **_filter(launch, tiles, n * n * d)}
+    scale = Scale(torch.zeros(d, dtype=torch.float64, device=device), 1.0)
+    halves = [HalfRows(scale.words(c.float())[0], reach.float(), zero.float()) for c in codes]
+    launch = partial(launch_halves, x=halves[0], y=halves[1])
+    tiles = TileList.cut(ranges, (TILE_ROWS, COLUMNS), same=False, device=device)
+    yield {"kernel": "halves", **common, **_filter(launch, tiles, n * n * d)}
     for gemm_shape in GEMM_SHAPES:
         centred = [GemmRows.of(c, radius, gemm_shape) for c in codes]
         launch = partial(launch_gemm, x=centred[0], y=centred[1], shape=gemm_shape)

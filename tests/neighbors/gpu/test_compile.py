@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
-from dm2at_ray.neighbors.gpu import gemm, measure, pairs, sad  # noqa: E402
+from dm2at_ray.neighbors.gpu import gemm, halves, measure, nearest, pairs, sad  # noqa: E402
 
 H100 = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -105,6 +105,34 @@ def test_gemm__runs_on_int8_tensor_cores(tmp_path: Path) -> None:
     assert code.count(r"IGMMA.*S8\.S8.*") == shape.depth // 32
     assert code.count(r"LDGSTS.*128.*") > 0
     # Two tiles share a multiprocessor; a few spills around the loop are what that costs.
+    assert code.registers <= 128
+    assert code.count(r"(STL|LDL).*") < 64
+
+
+def test_halves__two_instructions_for_two_dimensions_of_a_pair(tmp_path: Path) -> None:
+    types = {"tiles": INT, "x": INT, "x_stride": "i32", "y": INT, "y_stride": "i32", "words": "i32", **BUFFER}
+    types |= dict.fromkeys(("x_reach", "x_slack", "y_reach", "y_slack"), FLOAT)
+    constants = {"rows": halves.ROWS, "columns": halves.COLUMNS, "chain": halves.CHAIN, "same": True}
+    code = compiled(halves.halves_kernel, types, constants, tmp_path, num_warps=8, maxnreg=halves.REGISTERS)
+    # 8 x 4 pairs a thread and three 16-byte loads, for each word of a chain; a pair's sum is taken out once.
+    assert 64 * halves.CHAIN <= code.count(r"HADD2(\.MMA)?|HFMA2(\.MMA)?") <= 66 * halves.CHAIN
+    assert code.count(r"HADD2\.F32") == 64
+    assert code.count(r"LDG\.E\.128.*") == 3 * halves.CHAIN
+    assert code.registers <= 128
+    assert code.count(r"(STL|LDL).*") == 0
+
+
+@pytest.mark.parametrize("group", nearest.GROUPS)
+def test_nearest__runs_on_int8_tensor_cores(group: int, tmp_path: Path) -> None:
+    shape = nearest.SHAPE
+    types = dict.fromkeys(("x_norms", "x_self", "y_norms", "out_squared", "out_places"), INT)
+    types |= dict.fromkeys(("x_rows", "y_rows", "groups", "width"), "i32")
+    constants = {"rows": shape.rows, "columns": shape.columns, "depth": shape.depth, "group": group}
+    code = compiled(
+        nearest.nearest_kernel, {**types, "x": "*i8", "y": "*i8"}, constants, tmp_path, ("x_rows", "groups"),
+        num_warps=shape.warps, num_stages=shape.stages, maxnreg=shape.registers,
+    )  # fmt: skip
+    assert code.count(r"IGMMA.*S8\.S8.*") == shape.depth // 32
     assert code.registers <= 128
     assert code.count(r"(STL|LDL).*") < 64
 

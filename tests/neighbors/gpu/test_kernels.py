@@ -63,14 +63,16 @@ def search(x: Encoded, y: Encoded, pairs: list[list[int]], step: float, k: int =
     return search_ranges(x, y, np.array(pairs).reshape(-1, 4), k=k, metric=metric, step=step, threads=1)
 
 
-@pytest.mark.parametrize("name", ["check_sad", "check_gemm", "check_pairs", "check_measure"])
+@pytest.mark.parametrize(
+    "name", ["check_sad", "check_halves", "check_gemm", "check_nearest", "check_pairs", "check_measure"]
+)
 def test_kernel__agrees_with_its_reference(name: str, device: torch.device) -> None:
     from dm2at_ray.neighbors.gpu import self_check
 
     getattr(self_check, name)(device)
 
 
-@pytest.mark.parametrize("name", ["check_sad", "check_gemm"])
+@pytest.mark.parametrize("name", ["check_sad", "check_halves", "check_gemm"])
 def test_self_check__sees_a_lost_pair(
     name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +97,25 @@ def test_self_check__sees_a_wrong_distance(
     monkeypatch.setattr(self_check, "DIMENSIONS", (3,))
     with pytest.raises(self_check.WrongAnswerError, match="relative error"):
         getattr(self_check, name)(device)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_self_check__sees_a_wrong_reference_row(
+    part: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dm2at_ray.neighbors.gpu import self_check
+
+    right = self_check.nearest_codes
+
+    def wrong(*arguments):
+        found = list(right(*arguments))
+        found[part] = found[part].flip(0)
+        return found
+
+    monkeypatch.setattr(self_check, "nearest_codes", wrong)
+    monkeypatch.setattr(self_check, "DIMENSIONS", (3,))
+    with pytest.raises(self_check.WrongAnswerError, match=["other distances", "other places"][part]):
+        self_check.check_nearest(device)
 
 
 def test_search__certified_with_nothing_known(features: Callable[..., torch.Tensor]) -> None:
@@ -138,6 +159,88 @@ def test_search__certified_measures_few_pairs(features: Callable[..., torch.Tens
     keys, _ = search.run(np.array([[0, n, 0, n]]))
     assert_same(keys, nearest(d, block.order, K))
     assert search.measured < 0.2 * n * (n - 1) / 2
+
+
+def test_search__halves_take_over_where_codes_are_too_coarse(features: Callable[..., torch.Tensor]) -> None:
+    from dm2at_ray.neighbors.gpu.search import RangeSearch, Sizes
+
+    n = 600
+    x = features(n, 32)
+    # A few dimensions a thousand times as large as the others, and nearly the same in all rows.
+    x[:, :3] = 1000 + x[:, :3]
+    x[::50, 3] += 3000
+    quantizer = Quantizer(x.amin(dim=0).to(torch.float64), 3000 / 255)
+    block = encode(x, quantizer)
+    search = RangeSearch(block, block, K, METRIC, quantizer.step, Sizes(capacity=1, flush=1))
+    keys, _ = search.run(np.array([[0, n, 0, n]]))
+    assert search.coarse
+    assert search.measured < 0.7 * n * (n - 1) / 2
+    assert_same(keys, nearest(true_distances(block, block, METRIC), block.order, K))
+    fine = encode(x, Quantizer.fit(features(n, 32)))
+    again = RangeSearch(fine, fine, K, METRIC, Quantizer.fit(features(n, 32)).step)
+    again.run(np.array([[0, n, 0, n]]))
+    assert not again.coarse
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    n=st.integers(2, 40),
+    d=st.integers(1, 70),
+    spread=st.floats(0, 14),
+    scale=st.sampled_from([1e-15, 1.0, 1e12]),
+    moved=st.sampled_from([0.0, 1.0, 1e4]),
+    whole=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_halves__leave_every_pair_within_reach(
+    n: int, d: int, spread: float, scale: float, moved: float, whole: bool, seed: int, device: torch.device
+) -> None:
+    from dm2at_ray.neighbors.gpu.filters import CertifiedByHalves
+    from dm2at_ray.neighbors.gpu.survivors import Survivors
+    from dm2at_ray.neighbors.gpu.tiles import TileList
+
+    random = torch.Generator().manual_seed(seed)
+    sizes = torch.exp(spread * torch.randn(n, d, generator=random))
+    x = moved + torch.randn(n, d, generator=random) * sizes
+    x = ((x.clamp(-9, 9).round() if whole else x.clamp(-1e20, 1e20)) * scale).to(device)
+    d_all = METRIC.of_pairs(
+        x, torch.arange(n).repeat_interleave(n).to(device), x, torch.arange(n).repeat(n).to(device)
+    ).view(n, n)
+    # Each row's limit is its distance to some other: that pair is just within reach.
+    partner = (torch.arange(n) + 1 + torch.randint(0, n - 1, (n,), generator=random)) % n
+    limit = d_all[torch.arange(n), partner]
+    block = replace(encode(x, Quantizer.fit(x)), limit=limit.to(device))
+    certified = CertifiedByHalves(block, block, METRIC)
+    tiles = TileList.cut(np.array([[0, n, 0, n]]), certified.tile, same=True, device=device)
+    survivors = Survivors.empty(n * n, device)
+    certified.launch(tiles.rows(0, tiles.total), survivors)
+    i, j = survivors.pairs(survivors.found())
+    left = set(zip(i.tolist(), j.tolist(), strict=True))
+    within = (d_all <= torch.maximum(limit[:, None], limit)).triu(diagonal=1).nonzero().tolist()
+    assert {(p, q) for p, q in within} <= left
+
+
+def test_halves__leave_little_else(features: Callable[..., torch.Tensor]) -> None:
+    from dm2at_ray.neighbors.gpu.search import RangeSearch
+
+    n = 200
+    x = features(n, 64)
+    quantizer = Quantizer.fit(x)
+    block = encode(x, quantizer)
+    d = true_distances(block, block, METRIC)
+    limit = torch.from_numpy(np.sort(d, axis=1)[:, K - 1] * (1 + 1e-6)).to(x.device, torch.float32)
+    block = replace(block, limit=limit)
+    measured = []
+    for halved in (False, True):
+        search = RangeSearch(block, block, K, METRIC, quantizer.step)
+        if halved:
+            from dm2at_ray.neighbors.gpu.filters import CertifiedByHalves
+
+            search._filter = CertifiedByHalves(block, block, METRIC)
+        keys, _ = search.run(np.array([[0, n, 0, n]]))
+        assert_same(keys, nearest(d, block.order, K))
+        measured.append(search.measured)
+    assert measured[1] <= measured[0]
 
 
 def test_search__shortlist_finds_candidates_only(features: Callable[..., torch.Tensor]) -> None:
