@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dm2at_ray.training import LabeledSet, TrainSettings
 from dm2at_ray.training.batch import load_batch
 from dm2at_ray.training.compiled import compiled
+from dm2at_ray.training.layout import prefer_channels_last
 from dm2at_ray.training.loop import STEPS_PER_LOOK
 from dm2at_ray.training.optimizer import make_optimizer
 from dm2at_ray.training.order import epoch_order
@@ -138,6 +139,8 @@ class OurLoop:
     def __init__(
         self, model: nn.Module, labeled: LabeledSet, settings: TrainSettings, seed: int, device: torch.device
     ) -> None:
+        height, width, channels = labeled.images.shape[1:]
+        prefer_channels_last(model, (channels, height, width))
         self._model = compiled(model) if settings.compile else model
         self._labeled = labeled
         self._settings = settings

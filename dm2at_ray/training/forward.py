@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from dm2at_ray.training.layout import laid_out
 from dm2at_ray.training.settings import Precision
 from dm2at_ray.training.sync_batch_norm import counting
 
@@ -18,25 +19,13 @@ def forward(
 
     Args:
         model: Maps (M, C, H, W) to logits (M, classes).
-        images: (M, C, H, W); laid out channels-last where the model's weights are.
+        images: (M, C, H, W), of any memory format; laid out as the model's weights are.
         precision: `bf16` runs the pass under autocast.
         counts: (M,) 1 for a row that counts in synchronized batch norm, 0 for one that does not; None counts
             all of them.
     """
-    if _is_channels_last(model):
-        images = images.contiguous(memory_format=torch.channels_last)
     # A region for each pass: it keeps its casts of the weights, and a pass without gradients makes dead ones.
     autocast = torch.autocast(images.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     with counting(model, counts), autocast:
-        logits: Tensor = model(images)
+        logits: Tensor = model(laid_out(images, model))
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-
-
-def _is_channels_last(model: nn.Module) -> bool:
-    """Whether the first convolution of more than one channel and pixel is laid out so."""
-    for parameter in model.parameters():
-        if parameter.dim() == 4 and not (
-            parameter.is_contiguous() and parameter.is_contiguous(memory_format=torch.channels_last)
-        ):
-            return parameter.is_contiguous(memory_format=torch.channels_last)
-    return False

@@ -17,6 +17,7 @@ from dm2at_ray.training.compiled import compiled
 from dm2at_ray.training.draws import epoch_seed
 from dm2at_ray.training.ema import WeightAverage
 from dm2at_ray.training.labeled import LabeledSet
+from dm2at_ray.training.layout import prefer_channels_last
 from dm2at_ray.training.lookout import Lookout, post_lookout
 from dm2at_ray.training.optimizer import make_optimizer
 from dm2at_ray.training.order import EpochOrder, epoch_order
@@ -122,6 +123,8 @@ def train(
     device = _with_index(torch.device(device))
     bare = synchronize_batch_norm(model) if settings.sync_batch_norm and world_size > 1 else model
     bare = bare.to(device)
+    height, width, channels = labeled.images.shape[1:]
+    prefer_channels_last(bare, (channels, height, width))
     optimizer = make_optimizer(bare, settings)
     average = WeightAverage(bare, settings.ema) if settings.ema > 0 else None
     report = None

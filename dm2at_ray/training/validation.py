@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from dm2at_ray.algorithm.attacks import fgsm, pgd, random_start
 from dm2at_ray.algorithm.counter_rng import Stream, uniform
 from dm2at_ray.training.draws import pixel_keys, pixel_uniforms
+from dm2at_ray.training.forward import forward
 from dm2at_ray.training.labeled import LabeledSet
 from dm2at_ray.training.settings import TrainSettings
 from dm2at_ray.training.stability import is_adversarial
@@ -142,8 +144,9 @@ def measure(
     return clean, one_step, iterated
 
 
-def _hits(model: nn.Module, images: Tensor, labels: Tensor, keys: Tensor, epsilon: float) -> Tensor:
+def _hits(network: nn.Module, images: Tensor, labels: Tensor, keys: Tensor, epsilon: float) -> Tensor:
     """Right answers (3,) float64 on clean images, under FGSM and under PGD."""
+    model = partial(forward, network)
     start = random_start(images, epsilon, pixel_uniforms(keys, images[0].numel()))
     step_size = PGD_REACH * epsilon / PGD_STEPS
     attacked = (

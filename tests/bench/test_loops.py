@@ -100,6 +100,20 @@ def test_our_loop__trains_as_train_does() -> None:
         assert weight.equal(timed.get_parameter(name)), name
 
 
+def test_our_loop__lays_the_model_out_as_train_does() -> None:
+    models = [ModelSpec("resnet18", num_classes=4, channels=1, image_size=8).build(seed=0) for _ in range(2)]
+    settings = TrainSettings(steps=1, batch_size=8, clean_weight=1.0)
+    OurLoop(models[0], labeled(8), settings, seed=3, device=CPU)
+    train(models[1], labeled(8), settings, seed=3, round_index=0)
+    strides = [[weight.stride() for weight in model.parameters()] for model in models]
+    assert strides[0] == strides[1]
+    assert any(
+        weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        for weight in models[0].parameters()
+        if weight.dim() == 4
+    )
+
+
 def test_our_loop__takes_the_textbooks_step() -> None:
     """One batch is the whole set: whatever the order, the loss is the same."""
     settings = TrainBenchSettings(batch_size=16).training()

@@ -53,7 +53,7 @@ def pixels_and_labels(labeled: LabeledSet, epoch: int, batch_size: int) -> list[
     rows = [order.global_batch(step) for step in range(order.steps)]
     return [
         (
-            torch.from_numpy(labeled.images[r]).permute(0, 3, 1, 2).float() / 255,
+            torch.from_numpy(labeled.images[r].transpose(0, 3, 1, 2).copy()).float() / 255,
             torch.from_numpy(labeled.labels[r]),
         )
         for r in rows
