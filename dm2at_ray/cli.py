@@ -197,6 +197,18 @@ def bench_train(context: typer.Context) -> None:
     raise typer.Exit(run_benchmark(context.args))
 
 
+@bench.command(
+    "robustness",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench_robustness(context: typer.Context) -> None:
+    """Compare ways of adversarial training under FGSM and PGD; --help lists the options."""
+    from dm2at_ray.bench.robustness import main as run_benchmark
+
+    raise typer.Exit(run_benchmark(context.args))
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": {"algorithm", "neighbors", "models", "training", "pool", "store", "config", "config_sections"},
     "store": {"config", "models"},
     "pool": {"algorithm"},
-    "bench": {"algorithm", "neighbors", "models", "training", "pool"},
+    "bench": {"algorithm", "neighbors", "models", "training", "pool", "stages", ROOT},
     "training": {"algorithm", "models"},
     "neighbors": {"algorithm"},
     "models": set(),
