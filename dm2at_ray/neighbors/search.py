@@ -22,6 +22,10 @@ from dm2at_ray.neighbors.sampling import Draw, lottery, winners
 
 PILOT_QUERIES = 500
 
+BLOCK_ROWS = 1 << 17
+BLOCK_ROWS_GPU = 1 << 18
+"""A GPU is some 10 ms into a pair of blocks before its launches have grown to their full length."""
+
 
 def search(
     features: np.ndarray | Tensor,
@@ -33,7 +37,7 @@ def search(
     l2_weight: float = 1.0,
     normalize: Normalize = "none",
     recall: float = 0.99,
-    block_rows: int = 131072,
+    block_rows: int | None = None,
     threads: int | None = None,
     seed: int = 0,
 ) -> Neighbors:
@@ -57,7 +61,8 @@ def search(
         normalize: `l2` divides every row by its Euclidean norm first, `standardize` brings each dimension to
             mean 0 and standard deviation 1 (by a sample of 65,536 rows), `none` does neither.
         recall: what `routed` aims at, on a pilot sample of the pool.
-        block_rows: rows held as float32 at a time; changes neither ids nor distances.
+        block_rows: rows held as float32 at a time; changes neither ids nor distances. 131,072 if left out, on
+            a GPU twice as many.
         threads: CPU threads, torch's number if left out; changes neither ids nor distances.
         seed: of the samples that `routed` and `shortlist` are steered by.
 
@@ -81,6 +86,8 @@ def search(
         raise ConfigError(
             f"k={k} must be at least 1 and less than the pool's N={n} samples; lower k or widen the pool"
         )
+    if block_rows is None:
+        block_rows = BLOCK_ROWS_GPU if x.is_cuda else BLOCK_ROWS
     if block_rows < 1:
         raise ConfigError(f"block_rows={block_rows} must be at least 1")
     asked = Search(k, engine, Metric(l1_weight, l2_weight), normalize, recall)
