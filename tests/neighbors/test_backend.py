@@ -154,9 +154,9 @@ def test_search_ranges__finds_the_nearest_of_the_listed_pairs(
 
 
 @settings(max_examples=150, deadline=None)
-@given(**blocks, **work)
+@given(**blocks, **work, all_at_home=st.booleans())
 def test_search_lists__finds_the_nearest_of_the_listed_pairs(
-    implementation, encode, sorted_lists, k, pieces, threads, **drawn
+    implementation, encode, sorted_lists, k, pieces, threads, all_at_home, **drawn
 ):
     pool = Blocks(encode, certified=True, **drawn)
     random, met = pool.random, np.zeros(pool.d.shape, bool)
@@ -165,8 +165,8 @@ def test_search_lists__finds_the_nearest_of_the_listed_pairs(
     rows, pairs = [], []
     for p, q in random.permutation([(p, q) for p in range(len(of_x)) for q in range(len(of_y))]).tolist():
         listed = np.arange(*of_x[p])
-        # All rows of a range look into that range itself; into another, any of them, and back.
-        if not (pool.same and p == q):
+        # As the routed engine has it, all rows of a range look into that range itself; or any of them.
+        if not (pool.same and p == q and all_at_home):
             listed = listed[random.random(len(listed)) < random.random()]
         if len(listed):
             pairs.append((len(rows), len(rows) + len(listed), *of_y[q], *of_x[p]))
@@ -185,6 +185,22 @@ def test_search_lists__finds_the_nearest_of_the_listed_pairs(
         threads=threads,
     )
     pool.assert_found(found, met, k, sorted_lists)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("same", [True, False])
+def test_search_ranges__empty_ranges_anywhere(implementation, encode, sorted_lists, same, threads):
+    drawn = {"seed": 0, "n_x": 9, "n_y": 9, "dims": 3, "weights": (1.0, 1.0), "step": 0.37}
+    pool = Blocks(encode, same=same, certified=True, **drawn)
+    met = np.ones((9, 9), bool)
+    if same:
+        np.fill_diagonal(met, False)
+    options = {"k": 4, "metric": pool.metric, "step": pool.step, "threads": threads}
+    pairs = np.array([(9, 9, 9, 9), (0, 0, 0, 9), (0, 9, 0, 9), (0, 9, 9, 9), (9, 9, 0, 9), (0, 9, 0, 0)])
+    pool.assert_found(implementation.search_ranges(pool.x, pool.y, pairs, **options), met, 4, sorted_lists)
+    entries = np.array([(0, 0, 0, 9, 0, 9), (9, 9, 9, 9, 9, 9), (0, 9, 0, 9, 0, 9), (0, 9, 9, 9, 0, 9)])
+    found = implementation.search_lists(pool.x, pool.y, np.arange(9), entries, **options)
+    pool.assert_found(found, met, 4, sorted_lists)
 
 
 @pytest.mark.parametrize("dims", [4, 20, 64, 513])

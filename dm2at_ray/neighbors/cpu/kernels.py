@@ -60,7 +60,7 @@ def search_pairs(  # type: ignore[no-untyped-def]
     Args:
         rows: (R,) int64 rows of x.
         pairs: begin and end in `rows`, begin and end in y, and the range of x that the rows are of.
-        same: x and y are the same block: equal ranges then mean the part above the diagonal.
+        same: x and y are the same block: a row does not meet itself.
         certified: filter by the sum of absolute differences of codes; else by their L2 distance.
         words: ceil(D / 8) of the codes.
         dims: D of the features, padded.
@@ -79,7 +79,8 @@ def search_pairs(  # type: ignore[no-untyped-def]
     codes = address(x.codes, 0)
     for p in range(pairs.shape[0]):
         begin, end, y_begin, y_end = pairs[p, 0], pairs[p, 1], pairs[p, 2], pairs[p, 3]
-        diagonal = same and pairs[p, 4] == y_begin
+        # Each pair once, from its smaller row, where all rows of the range are listed.
+        diagonal = same and pairs[p, 4] == y_begin and end - begin == pairs[p, 5] - pairs[p, 4]
         for at in range(begin, end, ROWS_X):
             count = min(ROWS_X, end - at)
             for r in range(count):
@@ -108,7 +109,7 @@ def search_pairs(  # type: ignore[no-untyped-def]
                     if r >= count or column < y_begin or column >= y_end:
                         continue
                     row = rows[at + r]
-                    if diagonal and column <= row:
+                    if same and (column == row or (diagonal and column < row)):
                         continue
                     measured += 1
                     x_row, y_row = address(x.features, row * dims), address(y.features, column * dims)

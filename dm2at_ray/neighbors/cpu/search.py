@@ -48,6 +48,8 @@ def search_lists(
     """Search pairs of a list of x's rows and a range of y; see `backend`."""
     same = x is y
     certified = x.radius is None
+    # An empty range may begin where there is no row.
+    pairs = pairs[(pairs[:, 0] < pairs[:, 1]) & (pairs[:, 2] < pairs[:, 3])]
     dims = x.features.shape[1]
     codes = _CodeUnits.of(metric, dims, step)
     side_x = _side(x, k, codes, as_x=True)
@@ -116,7 +118,8 @@ def _run_in_rounds(
 
 
 def cut_pairs(pairs: np.ndarray, same: bool) -> np.ndarray:
-    """Cut (P, 4) pairs of ranges into tiles; those that share no rows come together."""
+    """Cut (P, 4) pairs of ranges into tiles, none of them empty; those that share no rows come together."""
+    pairs = pairs[(pairs[:, 0] < pairs[:, 1]) & (pairs[:, 2] < pairs[:, 3])]
     small = (pairs[:, 1] - pairs[:, 0] <= TILE_ROWS) & (pairs[:, 3] - pairs[:, 2] <= TILE_ROWS)
     if small.all():
         return np.ascontiguousarray(pairs)
@@ -211,7 +214,7 @@ def _wide(features: Tensor) -> Tensor:
 
 def measure(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
     """Return D of all pairs (Q, N) float32 of rows (Q, D) and (N, D), to the bits that the search returns."""
-    out = torch.empty((x.shape[0], y.shape[0]))
+    out = torch.empty((x.shape[0], y.shape[0]), dtype=torch.float32)
     dims = -(-x.shape[1] // LANES) * LANES
     weights = np.float32(metric.l1_weight), np.float32(metric.l2_weight)
     wide_x, wide_y = _wide(x).numpy(), _wide(y).numpy().reshape(-1)

@@ -83,6 +83,18 @@ def test_rounds_of__a_tournament_takes_as_many_rounds_as_it_has_tiles():
     assert np.bincount(rounds)[1:].tolist() == [8, *[4] * 7]
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_search_lists__empty_ranges_at_the_end_are_in_no_round(encode, monkeypatch, same):
+    # Uncompiled it sees an index out of bounds.
+    monkeypatch.setattr(kernels, "rounds_of", kernels.rounds_of.py_func)
+    by = Quantizer(torch.zeros(3, dtype=torch.float64), 1.0)
+    a, b = (encode(np.ones((5, 3)), by) for _ in range(2))
+    pairs = np.array([[0, 5, 5, 5, 0, 5], [0, 5, 0, 5, 0, 5], [5, 5, 0, 5, 5, 5]])
+    y = a if same else b
+    keys, _ = cpu.search_lists(a, y, np.arange(5), pairs, k=2, metric=Metric(), step=1.0, threads=2)
+    assert neighbors_of(keys, y.sample_ids).ids[4].tolist() == [0, 1]
+
+
 WHOLE = [(0, 90, 0, 90)]
 CHAIN = [(at, at + 4, at + 4, at + 8) for at in range(0, 80, 4)]
 
