@@ -15,13 +15,22 @@ from dm2at_ray.errors import ConfigError
 PAIRS_CPU = 1024
 PAIRS_GPU = 16384
 
+SMALLEST_L2 = 2.0**-50
+"""Below it squares too small for float32, under 2^-126, may be a part of the sum that counts."""
+
+TINY_SCALE = 2.0**100
+"""With it squares of differences from the least float32 to SMALLEST_L2 are in its normal range."""
+
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-12, 1e12
+"""With these D of all features that a `Block` takes stays in the range of float32."""
+
 
 @dataclass(frozen=True)
 class Metric:
     """D(x, y) = l1_weight * |x - y|_1 + l2_weight * |x - y|_2 (Step 2 of Algorithm 2).
 
     Raises:
-        ConfigError: a weight is negative or not finite, or both are zero.
+        ConfigError: a weight is neither 0 nor from SMALLEST_WEIGHT to LARGEST_WEIGHT, or both are 0.
     """
 
     l1_weight: float = 1.0
@@ -32,6 +41,11 @@ class Metric:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name}={value} must be a number >= 0")
+            if value and not SMALLEST_WEIGHT <= value <= LARGEST_WEIGHT:
+                raise ConfigError(
+                    f"{name}={value} must be 0 or from {SMALLEST_WEIGHT:.0e} to {LARGEST_WEIGHT:.0e}: "
+                    "distances are float32, and only the ratio of the weights tells who is near"
+                )
         if self.l1_weight == self.l2_weight == 0:
             raise ConfigError("l1_weight and l2_weight are both 0; at least one must be positive")
 
@@ -44,22 +58,31 @@ class Metric:
         return 1 + (dims + 8) * 2.0**-22
 
     def underflow(self, dims: int) -> float:
-        """Return what D may lack because squares of differences below 1e-19 vanish in float32."""
+        """Return what D may lack where squares of differences below 1e-19 vanish in float32, as on a GPU."""
         return dims * 1e-18 * max(self.l1_weight, self.l2_weight)
 
     def of_pairs(self, x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:
         """Return D(x[i[p]], y[j[p]]) for each of P pairs as (P,) float32.
 
         Every pair is measured in a batch of one fixed shape, the last one padded: the order in which a
-        reduction adds may depend on its shape (on a GPU it does), and so may the last bit.
+        reduction adds may depend on its shape (on a GPU it does), and so may the last bit. Where squares
+        might vanish in float32, they are taken of differences TINY_SCALE times as large, which loses nothing:
+        a power of two changes no digit.
         """
         pairs = PAIRS_GPU if x.is_cuda else PAIRS_CPU
         count = i.shape[0]
         d = x.new_empty(-(-count // pairs) * pairs)
+        # What D may be where L2 is SMALLEST_L2.
+        least = SMALLEST_L2 * (self.l1_weight * math.sqrt(x.shape[1]) + self.l2_weight)
         i, j = (torch.nn.functional.pad(index, (0, d.shape[0] - count)) for index in (i, j))
         for start in range(0, count, pairs):
             at = slice(start, start + pairs)
-            d[at] = distance(
-                x.index_select(0, i[at]), y.index_select(0, j[at]), self.l1_weight, self.l2_weight
-            )
+            a, b = x.index_select(0, i[at]), y.index_select(0, j[at])
+            d[at] = distance(a, b, self.l1_weight, self.l2_weight)
+            tiny = d[at] < least
+            if self.l1_weight > 0:
+                tiny &= d[at] > 0
+            if bool(tiny.any()):
+                scaled = distance((a - b) * TINY_SCALE, a.new_zeros(()), self.l1_weight, self.l2_weight)
+                d[at] = torch.where(tiny, scaled / TINY_SCALE, d[at])
         return d[:count]

@@ -29,6 +29,18 @@ def test_of_pairs__weighted_by_hand():
     assert Metric(0.5, 3.0).of_pairs(x, one, y, one).tolist() == [0.5 * 7 + 3 * 5]
 
 
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (1e-12, 1e-12), (1e12, 1e-12)])
+@pytest.mark.parametrize("scale", [2.0**-120, 1e-30, 1e-21, 1e-19, 1e-17, 1e-13])
+def test_of_pairs__of_features_whose_squares_vanish(weights, scale):
+    x = np.random.default_rng(0).standard_normal((30, 9)).astype(np.float32)
+    x[10:] *= np.float32(scale)
+    i, j = torch.from_numpy(np.stack(np.triu_indices(30)))
+    x64 = x.astype(np.float64)
+    expected = weights[0] * cdist(x64, x64, "cityblock") + weights[1] * cdist(x64, x64)
+    found = Metric(*weights).of_pairs(torch.from_numpy(x), i, torch.from_numpy(x), j)
+    np.testing.assert_allclose(found, expected[i, j], rtol=1e-6, atol=2.0**-147)
+
+
 def test_of_pairs__none():
     nothing = torch.zeros(0, dtype=torch.int64)
     assert Metric().of_pairs(torch.zeros(2, 3), nothing, torch.zeros(2, 3), nothing).shape == (0,)
@@ -66,7 +78,14 @@ def test_least_per_l1__is_met_by_equal_differences():
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [((-1.0, 1.0), "l1_weight=-1.0"), ((1.0, float("nan")), "l2_weight=nan"), ((0.0, 0.0), "both 0")],
+    [
+        ((-1.0, 1.0), "l1_weight=-1.0"),
+        ((1.0, float("nan")), "l2_weight=nan"),
+        ((0.0, 0.0), "both 0"),
+        # As float32 these are infinite, and zero.
+        ((1e39, 1.0), r"l1_weight=1e\+39 must be 0 or from 1e-12 to 1e\+12"),
+        ((0.0, 1e-46), "l2_weight=1e-46 must be 0 or from 1e-12"),
+    ],
 )
 def test_metric__refuses_weights_that_make_no_distance(weights, message):
     with pytest.raises(ConfigError, match=message):

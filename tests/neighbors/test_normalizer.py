@@ -17,7 +17,7 @@ def features(scale: float) -> np.ndarray:
     return (scale * x).astype(np.float32)
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4, 1e15])
 def test_call__l2_is_scikit_learns(scale):
     x = features(scale)
     found = Normalizer.fit("l2", torch.from_numpy(x))(torch.from_numpy(x))
@@ -29,7 +29,21 @@ def test_call__l2_leaves_rows_of_zeros():
     assert Normalizer("l2")(torch.tensor([[0.0, 0.0], [0.0, -2.0]])).tolist() == [[0, 0], [0, -1]]
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-35, 1e-30, 1e-22, 1e-19])
+def test_call__l2_of_features_whose_squares_vanish(scale):
+    x = features(scale)
+    wide = x.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    found = Normalizer("l2")(torch.from_numpy(x))
+    np.testing.assert_allclose(found, wide / np.where(norms > 0, norms, 1), rtol=1e-5)
+
+
+def test_call__l2_of_tiny_rows_beside_large_ones():
+    x = torch.tensor([[3e-30, 4e-30], [3e15, 4e15], [0.0, 1e-42]])
+    np.testing.assert_allclose(Normalizer("l2")(x), [[0.6, 0.8], [0.6, 0.8], [0, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-4, 1.0, 1e4, 1e15])
 def test_call__standardize_is_scikit_learns(scale):
     x = features(scale)
     found = Normalizer.fit("standardize", torch.from_numpy(x))(torch.from_numpy(x))
@@ -43,6 +57,12 @@ def test_call__standardize_takes_constant_dimensions_to_zero():
     x = torch.full((3, 1), 0.1).repeat(1, 2)
     assert Normalizer.fit("standardize", x)(x).abs().max() < 1e-6
     assert Normalizer.fit("standardize", x)(x + 1).sub(1).abs().max() < 1e-6
+
+
+def test_call__standardize_takes_a_spread_that_float32_does_not_hold_for_none():
+    x = torch.zeros(65536, 1)
+    x[0] = 1e-44
+    assert Normalizer.fit("standardize", x)(x).abs().max() < 1e-38
 
 
 def test_call__standardize_is_by_the_sample_not_by_what_it_is_given():

@@ -18,6 +18,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from dm2at_ray.neighbors.metric import SMALLEST_L2, TINY_SCALE
+
 GROUP = 8
 """Rows whose 8-byte words stand side by side in packed codes: one vector."""
 ROWS_X = 4
@@ -49,7 +51,7 @@ def _splat(builder: Builder, value: Value, vector: ir.VectorType) -> Value:
     return builder.shuffle_vector(first, first, zeros)
 
 
-def _constant(vector: ir.VectorType, value: int) -> Value:
+def _constant(vector: ir.VectorType, value: float) -> Value:
     return ir.Constant(vector, [value] * vector.count)
 
 
@@ -192,7 +194,9 @@ def within_dot(  # type: ignore[no-untyped-def]
 def pair_distance(typing_context, x, y, dims, l1_weight, l2_weight):  # type: ignore[no-untyped-def]
     """D of two rows of float32, their length a multiple of LANES.
 
-    LANES partial sums, added pairwise at the end: the same bits wherever the pair is met.
+    LANES partial sums, added pairwise at the end: the same bits wherever the pair is met. Where squares might
+    vanish in float32 they are summed once more of differences TINY_SCALE times as large, which loses nothing:
+    a power of two changes no digit.
     """
 
     def code(_: Any, builder: Builder, signature: Any, arguments: Any) -> Value:
@@ -202,17 +206,30 @@ def pair_distance(typing_context, x, y, dims, l1_weight, l2_weight):  # type: ig
         )
         root = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_F32, [_F32]), "llvm.sqrt.f32")
         zero = ir.Constant(_16xF32, [0.0] * LANES)
-        l1, squares = (cgutils.alloca_once(builder, _16xF32) for _ in range(2))
-        builder.store(zero, l1)
-        builder.store(zero, squares)
-        with cgutils.for_range(builder, builder.sdiv(dims, ir.Constant(_I64, LANES))) as loop:
-            at = builder.mul(loop.index, ir.Constant(_I64, LANES))
-            difference = builder.fsub(*(_load(builder, each, at, _16xF32, 4) for each in (x, y)))
-            builder.store(builder.fadd(builder.load(l1), builder.call(absolute, [difference])), l1)
-            builder.store(builder.fadd(builder.load(squares), builder.fmul(difference, difference)), squares)
-        l2 = builder.call(root, [_sum_of_lanes(builder, builder.load(squares))])
-        weighted_l1 = builder.fmul(l1_weight, _sum_of_lanes(builder, builder.load(l1)))
-        return builder.fadd(weighted_l1, builder.fmul(l2_weight, l2))
+
+        def sums(scale: float | None = None) -> tuple[Value, Value]:
+            l1, squares = (cgutils.alloca_once(builder, _16xF32) for _ in range(2))
+            builder.store(zero, l1)
+            builder.store(zero, squares)
+            with cgutils.for_range(builder, builder.sdiv(dims, ir.Constant(_I64, LANES))) as loop:
+                at = builder.mul(loop.index, ir.Constant(_I64, LANES))
+                difference = builder.fsub(*(_load(builder, each, at, _16xF32, 4) for each in (x, y)))
+                if scale is not None:
+                    difference = builder.fmul(difference, _constant(_16xF32, scale))
+                builder.store(builder.fadd(builder.load(l1), builder.call(absolute, [difference])), l1)
+                square = builder.fmul(difference, difference)
+                builder.store(builder.fadd(builder.load(squares), square), squares)
+            return _sum_of_lanes(builder, builder.load(l1)), _sum_of_lanes(builder, builder.load(squares))
+
+        total_l1, total_squares = sums()
+        l2 = cgutils.alloca_once_value(builder, builder.call(root, [total_squares]))
+        tiny = builder.fcmp_ordered("<", total_squares, ir.Constant(_F32, SMALLEST_L2**2))
+        apart = builder.fcmp_ordered(">", total_l1, ir.Constant(_F32, 0.0))
+        with cgutils.if_unlikely(builder, builder.and_(tiny, apart)):
+            scaled = builder.call(root, [sums(TINY_SCALE)[1]])
+            builder.store(builder.fmul(scaled, ir.Constant(_F32, 1 / TINY_SCALE)), l2)
+        weighted_l1 = builder.fmul(l1_weight, total_l1)
+        return builder.fadd(weighted_l1, builder.fmul(l2_weight, builder.load(l2)))
 
     return types.float32(_floats, _floats, types.int64, types.float32, types.float32), code
 

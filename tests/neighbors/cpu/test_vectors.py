@@ -156,6 +156,20 @@ def test_pair_distance__adds_in_the_order_it_says(dims):
         assert measured(y, x, l1_weight, l2_weight) == expected
 
 
+@pytest.mark.parametrize("scale", [2.0**-120, 1e-30, 1e-25, 1e-19, 1e-16, 1e-14, 1e15])
+@pytest.mark.parametrize("weights", [(1, 1), (0, 1), (1, 0)])
+def test_pair_distance__of_differences_whose_squares_vanish(scale, weights):
+    random = np.random.default_rng(0)
+    x, y = (scale * random.standard_normal((2, 20, 32))).astype(np.float32)
+    # Rows far from zero whose differences alone are tiny, as far as float32 tells them apart.
+    x[:10, 0] = y[:10, 0] = 1.0
+    difference = x.astype(np.float64) - y
+    expected = weights[0] * np.abs(difference).sum(axis=1) + weights[1] * np.linalg.norm(difference, axis=1)
+    found = [measured(a, b, *np.array(weights, np.float32)) for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert measured(x[0], x[0], *np.array(weights, np.float32)) == 0
+
+
 def test_lowest_bit():
     find = njit(lambda mask: lowest_bit(mask))
     masks = [0b1, 0b101000, 1 << 63, (1 << 64) - 2]
