@@ -43,7 +43,7 @@ def true_neighbors(queries: Block, blocks: Iterable[Block], k: int, metric: Metr
         Neighbors of the queries. Among equal distances any of the ids.
     """
     missing = torch.full((len(queries), k), MISSING_ID, dtype=torch.int64, device=queries.features.device)
-    best = Neighbors(missing, torch.full(missing.shape, torch.inf, device=missing.device))
+    best = Neighbors(missing, torch.full_like(missing, torch.inf, dtype=torch.float32))
     for block in blocks:
         for start in range(0, len(block), ROWS_AT_ONCE):
             ids = block.sample_ids[start : start + ROWS_AT_ONCE]

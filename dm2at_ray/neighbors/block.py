@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dm2at_ray.errors import PoolError
+from dm2at_ray.neighbors.inputs import as_features, as_sample_ids
 from dm2at_ray.neighbors.normalizer import Normalizer
 
 TILE = 1024
@@ -35,41 +36,70 @@ class Block:
     @classmethod
     def make(
         cls,
-        sample_ids: np.ndarray | Tensor,
-        features: np.ndarray | Tensor,
+        sample_ids: ArrayLike | Tensor,
+        features: ArrayLike | Tensor,
         normalizer: Normalizer | None = None,
     ) -> Block:
         """Check and cast rows of the pool; only these rows are ever held as float32.
 
         Args:
             sample_ids: (N,) distinct integers.
-            features: (N, D), D >= 1, of any floating type (float16 as it is stored, for one).
+            features: (N, D), D >= 1, of any real type (float16 as it is stored, for one).
             normalizer: Applied to the features as float32.
 
         Raises:
-            PoolError: a feature is NaN, infinite or above LARGEST; the message names sample ids.
-            ValueError: shapes do not fit.
+            PoolError: a feature is NaN, infinite or above LARGEST, normalized or not, or a row of float64 is
+                too small for float32; the message names sample ids.
+            ValueError: shapes or types do not fit.
         """
-        x = torch.as_tensor(features)
-        ids = torch.as_tensor(sample_ids).to(device=x.device, dtype=torch.int64)
-        if x.ndim != 2 or x.shape[1] == 0 or ids.shape != x.shape[:1]:
-            raise ValueError(f"ids {tuple(ids.shape)} and features {tuple(x.shape)} are not (N,) and (N, D)")
-        x = x.to(torch.float32).contiguous()
-        _refuse_non_finite(ids, x)
-        return cls(ids, normalizer(x).contiguous() if normalizer else x)
+        raw = as_features(features)
+        ids = as_sample_ids(sample_ids).to(raw.device)
+        if raw.ndim != 2 or raw.shape[1] == 0 or ids.shape != raw.shape[:1]:
+            raise ValueError(
+                f"ids {tuple(ids.shape)} and features {tuple(raw.shape)} are not (N,) and (N, D)"
+            )
+        x = raw.to(torch.float32).contiguous()
+        _refuse(ids, raw, x)
+        if normalizer is None or normalizer.kind == "none":
+            return cls(ids, x)
+        normalized = normalizer(x).contiguous()
+        _refuse(ids, normalized, normalized, f" after normalize={normalizer.kind}")
+        return cls(ids, normalized)
 
     def __len__(self) -> int:
         return self.features.shape[0]
 
 
-def _refuse_non_finite(ids: Tensor, x: Tensor) -> None:
-    """Raise a PoolError naming the first samples with a feature whose distances are no numbers."""
-    bad = ~(x.abs() <= LARGEST).all(dim=1)
-    count = int(bad.sum())
-    if count:
-        named = ", ".join(str(i) for i in ids[bad][:NAMED_IN_ERRORS].tolist())
-        more = f" and {count - NAMED_IN_ERRORS} more" if count > NAMED_IN_ERRORS else ""
+def _refuse(ids: Tensor, raw: Tensor, x: Tensor, when: str = "") -> None:
+    """Raise a PoolError naming the first samples of whose features (N, D) float32 has no right distances."""
+    largest = x.abs().amax(dim=1)
+    bad = ~(largest <= LARGEST)
+    if bool(bad.any()):
+        # As they came: float64 may be finite where float32 is not.
+        rows, ids = raw[bad].to(torch.float64), ids[bad]
+        broken = ~rows.isfinite().all(dim=1)
+        if bool(broken.any()):
+            raise PoolError(
+                f"features of sample ids {_named(ids[broken])} are NaN or infinite{when}; check the model's "
+                "weights, or leave these samples out of the pool"
+            )
         raise PoolError(
-            f"features of sample ids {named}{more} are NaN or infinite, or larger than {LARGEST:.0e}; "
-            "check the model's weights, or leave these samples out of the pool"
+            f"features of sample ids {_named(ids)} reach {float(rows.abs().max()):.1e}{when}: above "
+            f"{LARGEST:.0e} distances leave the range of float32; divide all features by one number, or "
+            "leave these samples out of the pool"
         )
+    if raw.dtype != torch.float64:
+        return
+    bad = largest < torch.finfo(torch.float32).tiny
+    bad[bad.clone()] = (raw[bad] != 0).any(dim=1)
+    if bool(bad.any()):
+        raise PoolError(
+            f"features of sample ids {_named(ids[bad])} are {float(raw[bad].abs().max()):.1e} at most, too "
+            "small for float32; multiply all features by one number"
+        )
+
+
+def _named(ids: Tensor) -> str:
+    """The first of some sample ids, and how many more there are."""
+    more = f" and {len(ids) - NAMED_IN_ERRORS} more" if len(ids) > NAMED_IN_ERRORS else ""
+    return ", ".join(str(i) for i in ids[:NAMED_IN_ERRORS].tolist()) + more

@@ -171,7 +171,7 @@ class Plan:
         """
         on_cpu = not block.features.is_cuda
         if self.certified and on_cpu:
-            return torch.full((len(block),), torch.inf)
+            return torch.full((len(block),), torch.inf, dtype=torch.float32)
         found = self._nearest_references(block)
         return self._limits(block, found) if self.certified else self._radii(block, found)
 
@@ -233,7 +233,7 @@ def _encode(
     n, device = len(block), block.features.device
     order = torch.empty(n, dtype=torch.int64, device=device)
     order[block.sample_ids.argsort()] = torch.arange(n, device=device)
-    nowhere = torch.full((n,), torch.inf, device=device)
+    nowhere = torch.full((n,), torch.inf, dtype=torch.float32, device=device)
     return Encoded(
         sample_ids=block.sample_ids,
         features=block.features,

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dm2at_ray.errors import ConfigError
 from dm2at_ray.neighbors.audit import true_neighbors
 from dm2at_ray.neighbors.block import TILE, Block
 from dm2at_ray.neighbors.cells import probes_for_recall
+from dm2at_ray.neighbors.inputs import as_features, as_sample_ids, whole_number
 from dm2at_ray.neighbors.metric import Metric
 from dm2at_ray.neighbors.normalizer import Normalize
 from dm2at_ray.neighbors.plan import Plan, Search, reference_rows
@@ -28,10 +30,10 @@ BLOCK_ROWS_GPU = 1 << 18
 
 
 def search(
-    features: np.ndarray | Tensor,
+    features: ArrayLike | Tensor,
     k: int,
     *,
-    sample_ids: np.ndarray | Tensor | None = None,
+    sample_ids: ArrayLike | Tensor | None = None,
     engine: str = "auto",
     l1_weight: float = 1.0,
     l2_weight: float = 1.0,
@@ -50,9 +52,10 @@ def search(
     and for the routed engine 4 bytes for each cell that a row looks into.
 
     Args:
-        features: (N, D) of any floating type, on any device; cast to float32 a block at a time.
+        features: (N, D) real numbers of any type, on any device: a tensor, a NumPy array (one mapped from a
+            file stays there), or what NumPy makes an array of. Cast to float32 a block at a time.
         k: neighbours to find, 1 <= k < N.
-        sample_ids: (N,) distinct integers, in any order; 0 .. N-1 if left out.
+        sample_ids: (N,) distinct integers from 0 on, in any order; 0 .. N-1 if left out.
         engine: `exact` finds all; `shortlist` measures candidates by L2 (recall above 0.999 on features of
             convolutional nets); `routed` looks into the nearest cells of a k-means, as many as `recall`
             takes; `auto` is exact while that is a matter of minutes.
@@ -71,29 +74,35 @@ def search(
 
     Raises:
         ConfigError: k is not in 1 .. N-1, ids repeat, or an option is unknown or out of range.
-        PoolError: features are NaN or infinite; the message names sample ids.
+        PoolError: features are NaN, infinite or out of the range of float32; the message names sample ids.
+        ValueError: features are no (N, D) array of real numbers, or sample ids no (N,) integers.
 
     Examples:
         >>> found = search(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]), k=1)
         >>> found.ids.flatten().tolist(), found.distances.flatten().tolist()
         ([2, 2, 0], [2.0, 10.242640495300293, 2.0])
     """
-    x = torch.as_tensor(features)
+    x = as_features(features)
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"features must be (N, D), not {tuple(x.shape)}")
     n, d = x.shape
+    if block_rows is None:
+        block_rows = BLOCK_ROWS_GPU if x.is_cuda else BLOCK_ROWS
+    k, block_rows, seed = (
+        whole_number(*each) for each in (("k", k), ("block_rows", block_rows), ("seed", seed))
+    )
+    threads = torch.get_num_threads() if threads is None else whole_number("threads", threads)
     if not 1 <= k < n:
         raise ConfigError(
             f"k={k} must be at least 1 and less than the pool's N={n} samples; lower k or widen the pool"
         )
-    if block_rows is None:
-        block_rows = BLOCK_ROWS_GPU if x.is_cuda else BLOCK_ROWS
-    if block_rows < 1:
-        raise ConfigError(f"block_rows={block_rows} must be at least 1")
+    for name, value in (("block_rows", block_rows), ("threads", threads)):
+        if value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1")
     asked = Search(k, engine, Metric(l1_weight, l2_weight), normalize, recall)
     asked = replace(asked, engine=asked.chosen_engine(n, d, x.device.type))
     ids, order = _sorted_ids(sample_ids, n, x.device)
-    pool = _Pool(x, ids, order, block_rows, seed, threads or torch.get_num_threads())
+    pool = _Pool(x, ids, order, block_rows, seed, threads)
     plan = pool.plan(asked)
     found = _search_routed(pool, plan) if plan.cells is not None else _search_all(pool, plan)
     if order is None:
@@ -214,12 +223,12 @@ def _joined(parts: list[Neighbors]) -> Neighbors:
 
 
 def _sorted_ids(
-    sample_ids: np.ndarray | Tensor | None, n: int, device: torch.device
+    sample_ids: ArrayLike | Tensor | None, n: int, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
     """Return the ids in ascending order, and the rows they stand at where these are not in that order."""
     if sample_ids is None:
         return torch.arange(n, device=device), None
-    ids = torch.as_tensor(sample_ids).to(device=device, dtype=torch.int64)
+    ids = as_sample_ids(sample_ids).to(device)
     if ids.shape != (n,):
         raise ValueError(f"sample_ids must be ({n},), not {tuple(ids.shape)}")
     sorted, order = ids.sort()

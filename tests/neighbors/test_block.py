@@ -50,11 +50,30 @@ def test_make__names_the_first_broken_samples(bad, kind):
 
 def test_make__refuses_features_whose_distances_leave_float32():
     Block.make(np.array([6, 7]), np.array([[0.0], [-LARGEST]]))
-    for value in (-1.1 * LARGEST, 3e38, 1e39):
-        with pytest.raises(PoolError, match=r"sample ids 7 are NaN or infinite, or larger than 1e\+16"):
+    for value, named in ((-1.1 * LARGEST, r"1\.1e\+16"), (3e38, r"3\.0e\+38"), (1e39, r"1\.0e\+39")):
+        with pytest.raises(PoolError, match=rf"sample ids 7 reach {named}: above 1e\+16.*divide all"):
             Block.make(np.array([6, 7]), np.array([[0.0], [value]]))
     block = Block.make(np.array([6, 7]), np.array([[LARGEST], [-LARGEST]]).repeat(4096, axis=1))
     assert torch.isfinite(distance(*block.features))
+
+
+def test_make__broken_features_are_named_before_large_ones():
+    with pytest.raises(PoolError, match="sample ids 9 are NaN or infinite; check"):
+        Block.make(np.array([6, 9]), np.array([[1e30], [np.nan]]))
+
+
+def test_make__refuses_features_that_normalization_blows_up():
+    """A row outside the sample, in a dimension that hardly varies inside it."""
+    normalizer = Normalizer.fit("standardize", torch.tensor([[0.0], [1e-10]]))
+    with pytest.raises(PoolError, match=r"sample ids 7 reach 2\.0e\+18 after normalize=standardize"):
+        Block.make(np.array([6, 7]), np.array([[0.0], [1e8]], np.float32), normalizer)
+
+
+def test_make__refuses_rows_that_float32_would_lose():
+    zero_or_not = np.array([[0.0, 0.0], [1e-60, 1.0], [0.0, 1e-60]])
+    with pytest.raises(PoolError, match=r"sample ids 8 are 1\.0e-60 at most.*multiply all features"):
+        Block.make(np.array([6, 7, 8]), zero_or_not)
+    assert len(Block.make(np.array([6, 7]), zero_or_not[:2])) == 2
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 0)])
