@@ -44,10 +44,15 @@ class Batch:
     """(T,) int64: the samples that they are twins of."""
 
     start_keys: Tensor
-    """(N,) int64: keys of the random starts of fresh adversaries."""
+    """(N,) int64: keys of the random starts of fresh adversaries; (0,) where nothing starts at random."""
 
     fresh: bool
     """Whether fresh adversaries are to be made."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every sample counts."""
+        return self.samples == len(self.labels)
 
 
 def load_batch(
@@ -88,11 +93,19 @@ def load_batch(
     twin_rows = np.flatnonzero(has_twin)
 
     def to_device(array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        # From memory that is not pinned, a copy makes the host wait for all that the device has yet to do.
+        pinned = device.type == "cuda" and tensor.numel()
+        return (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=True)
 
     def to_pixels(array: NDArray[np.uint8]) -> Tensor:
         return to_device(array).permute(0, 3, 1, 2).float().div_(255)
 
+    weights = torch.ones(len(rows), device=device)
+    weights[len(share) :] = 0
+    start_keys = np.empty(0, np.int64)
+    if fresh and (settings.attack != "fgsm" or settings.grad_align > 0):
+        start_keys = pixel_keys(seed, round_index, epoch, sample_ids)
     images = to_pixels(labeled.images[rows])
     twins = images[:0] if labeled.twins is None else to_pixels(labeled.twins[rows[twin_rows]])
     if settings.augment != "none":
@@ -102,11 +115,11 @@ def load_batch(
     return Batch(
         images=images,
         labels=to_device(labeled.labels[rows].astype(np.int64)),
-        weights=to_device((np.arange(len(rows)) < len(share)).astype(np.float32)),
+        weights=weights,
         samples=len(share),
         clean_rows=to_device(np.flatnonzero(clean_counts)),
         twins=twins,
         twin_rows=to_device(twin_rows),
-        start_keys=to_device(pixel_keys(seed, round_index, epoch, sample_ids)),
+        start_keys=to_device(start_keys),
         fresh=fresh,
     )

@@ -14,9 +14,7 @@ from dm2at_ray.training.batch import Batch
 from dm2at_ray.training.forward import forward
 from dm2at_ray.training.halves import (
     Half,
-    Score,
     adversarial_half,
-    attacked_samples,
     batch_loss,
     clean_half,
     concatenated,
@@ -52,16 +50,8 @@ class Passes:
         Args:
             fresh: (N, C, H, W) fresh adversaries, or (0, C, H, W).
         """
-        clean, adversarial = clean_half(self.batch), adversarial_half(self.batch, fresh)
-        rows = torch.cat([clean.rows, adversarial.rows])
-        logits = self._logits(Half(concatenated([clean.images, adversarial.images]), rows))
-        clean_logits, adversarial_logits = logits.split([len(clean.rows), len(adversarial.rows)])
-        losses = self._losses(
-            score(self.batch, clean.rows, clean_logits),
-            score(self.batch, adversarial.rows, adversarial_logits),
-        )
-        self._backward(losses)
-        return losses
+        halves = clean_half(self.batch), adversarial_half(self.batch, fresh)
+        return self._pass(*(half if len(half) else None for half in halves))
 
     def two(self, fresh: Tensor) -> Losses:
         """One pass of each half, as in the paper; none of a half without images."""
@@ -70,9 +60,9 @@ class Passes:
         losses = Losses.none(self.batch)
         if run_clean:
             with self._unsynchronized() if run_adversarial else nullcontext():
-                losses += self._clean(clean)
+                losses += self._pass(clean, None)
         if run_adversarial:
-            losses += self._adversarial(adversarial)
+            losses += self._pass(None, adversarial)
         return losses
 
     def shared(self, epsilon: float) -> Losses:
@@ -83,51 +73,44 @@ class Passes:
         """
         images = self.batch.images.detach().requires_grad_()
         with self._unsynchronized():
-            losses = self._clean(Half(images, self.batch.clean_rows))
+            losses = self._pass(Half(images, None), None)
         assert images.grad is not None
         fresh = signed_step(self.batch.images, images.grad, epsilon)
-        return losses + self._adversarial(adversarial_half(self.batch, fresh))
+        return losses + self._pass(None, adversarial_half(self.batch, fresh))
 
-    def _clean(self, half: Half) -> Losses:
-        losses = self._losses(score(self.batch, half.rows, self._logits(half)), None)
-        self._backward(losses)
-        return losses
-
-    def _adversarial(self, half: Half) -> Losses:
-        losses = self._losses(None, score(self.batch, half.rows, self._logits(half)))
-        self._backward(losses)
-        return losses
-
-    def _logits(self, half: Half) -> Tensor:
-        """(M, classes) of a half's M images; rows that fill it up are passed, too, but do not count."""
-        count = len(half.rows)
-        images, weights = half.images, self.batch.weights[half.rows]
-        if count < _MIN_ROWS:
-            filler = images if count else self.batch.images[:1]
-            images = concatenated([images, filler.repeat(_MIN_ROWS - count, 1, 1, 1)])
-            weights = torch.cat([weights, weights.new_zeros(_MIN_ROWS - count)])
-        all_count = self.batch.samples == len(self.batch.weights) and count >= _MIN_ROWS
-        return forward(self.model, images, self.settings.precision, None if all_count else weights)[:count]
-
-    def _losses(self, clean: Score | None, adversarial: Score | None) -> Losses:
-        nothing = Score(torch.zeros_like(self.batch.weights), self.batch.weights.new_zeros(3).double())
-        clean, adversarial = clean or nothing, adversarial or nothing
-        total = batch_loss(
-            self.batch,
-            clean.losses,
-            adversarial.losses,
-            attacked_samples(self.batch),
-            self.settings.clean_weight,
+    def _pass(self, clean: Half | None, adversarial: Half | None) -> Losses:
+        """One forward and one backward pass of the halves that are given."""
+        halves = (clean, adversarial)
+        logits = self._logits([half for half in halves if half is not None])
+        parts = logits.split([0 if half is None else len(half) for half in halves])
+        found, attacked = (
+            None if half is None else score(self.batch, half, part)
+            for half, part in zip(halves, parts, strict=True)
         )
-        return Losses(total, torch.cat([clean.sums, adversarial.sums]))
+        total = batch_loss(self.batch, found, attacked, self.settings.clean_weight)
+        (total if self.scale == 1 else total * self.scale).backward()  # type: ignore[no-untyped-call]
+        nothing = self.batch.weights.new_zeros(3, dtype=torch.float64)
+        sums = [nothing if each is None else each.sums for each in (found, attacked)]
+        return Losses(total.detach(), torch.cat(sums))
 
-    def _backward(self, losses: Losses) -> None:
-        (losses.total * self.scale).backward()  # type: ignore[no-untyped-call]
+    def _logits(self, halves: list[Half]) -> Tensor:
+        """(M, classes) of the halves' M images; rows that fill them up are passed, too, but do not count."""
+        images = concatenated([half.images for half in halves])
+        count, precision = len(images), self.settings.precision
+        if self.batch.is_full and count >= _MIN_ROWS:
+            return forward(self.model, images, precision)
+        counts = torch.cat([half.of(self.batch.weights) for half in halves])
+        missing = max(0, _MIN_ROWS - count)
+        if missing:
+            filler = images if count else self.batch.images[:1]
+            images = concatenated([images, filler.repeat(missing, 1, 1, 1)])
+            counts = torch.cat([counts, counts.new_zeros(missing)])
+        return forward(self.model, images, precision, counts)[:count]
 
     def _runs(self, clean: Half, adversarial: Half) -> tuple[bool, bool]:
         """Which halves are passed: the same on all workers, whatever images their shares have."""
         if self.workers == 1:
-            return len(clean.rows) > 0, len(adversarial.rows) > 0
+            return len(clean) > 0, len(adversarial) > 0
         without_twin = self.settings.adversaries == "stored"
         return self.settings.clean_weight > 0 or without_twin, self.settings.clean_weight < 1
 
@@ -142,16 +125,15 @@ class Losses:
     """What one or several passes found."""
 
     total: Tensor
-    """Combined loss, the mean over the batch; of one half only, its part of it."""
+    """Combined loss, the mean over the batch; of one half only, its part of it. Without a graph."""
 
     sums: Tensor
     """(6,) float64: losses, hits and number of clean images, and of adversarial ones."""
 
     def __add__(self, other: Losses) -> Losses:
-        return Losses(self.total.detach() + other.total.detach(), self.sums + other.sums)
+        return Losses(self.total + other.total, self.sums + other.sums)
 
     @staticmethod
     def none(batch: Batch) -> Losses:
         """Of no pass."""
-        nothing = batch.weights.new_zeros(6)
-        return Losses(nothing[0], nothing.double())
+        return Losses(batch.weights.new_zeros(()), batch.weights.new_zeros(6, dtype=torch.float64))

@@ -55,8 +55,8 @@ def train_step(
         penalty = _align(bare, batch, settings, epsilon, scale)
     losses = _passes(passes, bare, epsilon)
     optimizer.step()
-    total = losses.total.detach() if penalty is None else losses.total.detach() + penalty
-    whole = torch.stack([total.double() * batch.samples, batch.weights.double().sum()])
+    total = losses.total if penalty is None else losses.total + penalty
+    whole = torch.stack([total.double() * batch.samples, batch.weights.sum(dtype=torch.float64)])
     return torch.cat([losses.sums, whole])
 
 
@@ -100,4 +100,4 @@ def _align(bare: nn.Module, batch: Batch, settings: TrainSettings, epsilon: floa
 
 def _counts(batch: Batch) -> Tensor | None:
     """(N,) which images count, or None where all do."""
-    return None if batch.samples == len(batch.weights) else batch.weights
+    return None if batch.is_full else batch.weights

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dm2at_ray.training import LabeledSet, TrainSettings
 from dm2at_ray.training.batch import load_batch
-from dm2at_ray.training.draws import pixel_uniforms
+from dm2at_ray.training.draws import pixel_keys, pixel_uniforms
 from dm2at_ray.training.grad_align import misalignment
 from dm2at_ray.training.step import train_step
 
@@ -107,7 +107,8 @@ def test_train_step__grad_align_adds_its_gradient(
         totals.append(sums[6].item() / 6)
 
     smooth.load_state_dict(weights)
-    offsets = 0.2 * (2 * pixel_uniforms(~batch.start_keys, 16).reshape(6, 1, 4, 4) - 1)
+    keys = torch.from_numpy(pixel_keys(0, 1, 0, labeled.sample_ids))
+    offsets = 0.2 * (2 * pixel_uniforms(~keys, 16).reshape(6, 1, 4, 4) - 1)
     penalty = grad_align * torch.stack(by_hand(smooth, batch.images, offsets, batch.labels)).mean()
     expected = torch.autograd.grad(penalty, smooth.parameters(), materialize_grads=True)
     assert totals[0] - totals[1] == pytest.approx(penalty.item(), abs=1e-6)
