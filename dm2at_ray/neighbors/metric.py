@@ -61,6 +61,12 @@ class Metric:
         """Return what D may lack where squares of differences below 1e-19 vanish in float32, as on a GPU."""
         return dims * 1e-18 * max(self.l1_weight, self.l2_weight)
 
+    def may_lack_squares(self, distances: Tensor, dims: int) -> Tensor:
+        """Return which D measured in float32 may be too small, because squares have vanished from L2."""
+        # No D is larger where L2 is at most SMALLEST_L2.
+        tiny = distances < SMALLEST_L2 * (self.l1_weight * math.sqrt(dims) + self.l2_weight)
+        return tiny & (distances > 0) if self.l1_weight > 0 else tiny
+
     def of_pairs(self, x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:
         """Return D(x[i[p]], y[j[p]]) for each of P pairs as (P,) float32.
 
@@ -72,16 +78,12 @@ class Metric:
         pairs = PAIRS_GPU if x.is_cuda else PAIRS_CPU
         count = i.shape[0]
         d = x.new_empty(-(-count // pairs) * pairs)
-        # What D may be where L2 is SMALLEST_L2.
-        least = SMALLEST_L2 * (self.l1_weight * math.sqrt(x.shape[1]) + self.l2_weight)
         i, j = (torch.nn.functional.pad(index, (0, d.shape[0] - count)) for index in (i, j))
         for start in range(0, count, pairs):
             at = slice(start, start + pairs)
             a, b = x.index_select(0, i[at]), y.index_select(0, j[at])
             d[at] = distance(a, b, self.l1_weight, self.l2_weight)
-            tiny = d[at] < least
-            if self.l1_weight > 0:
-                tiny &= d[at] > 0
+            tiny = self.may_lack_squares(d[at], x.shape[1])
             if bool(tiny.any()):
                 scaled = distance((a - b) * TINY_SCALE, a.new_zeros(()), self.l1_weight, self.l2_weight)
                 d[at] = torch.where(tiny, scaled / TINY_SCALE, d[at])

@@ -16,7 +16,7 @@ from dm2at_ray.neighbors import backend, block, cells, plan, portable, search
 search_module = importlib.import_module("dm2at_ray.neighbors.search")
 
 WHOLE = ["whole numbers", "few values", "duplicates", "equal", "zeros among", "one apart"]
-KINDS = ["gauss", "far groups", *WHOLE]
+KINDS = ["gauss", "far groups", "all magnitudes", *WHOLE]
 
 
 def features(random: np.random.Generator, kind: str, n: int, d: int) -> np.ndarray:
@@ -35,6 +35,8 @@ def features(random: np.random.Generator, kind: str, n: int, d: int) -> np.ndarr
         x[:, random.random(d) < 0.5] = 0
     elif kind == "one apart":
         x[random.integers(n)] = 128
+    elif kind == "all magnitudes":
+        return np.ldexp(x, random.integers(-110, 9, (n, 1)))
     elif kind == "far groups":
         return x * np.float32(1e-3) + random.choice([-1e3, 0, 1e3], (n, 1)).astype(np.float32)
     return x

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dm2at_ray.errors import ConfigError
-from dm2at_ray.neighbors import Neighbors, backend, search
+from dm2at_ray.neighbors import Neighbors, Plan, Search, backend, search
 from dm2at_ray.neighbors.inputs import as_features, as_sample_ids
 
 ENGINES = ["exact", "shortlist", "routed"]
@@ -102,6 +102,7 @@ print(search(x, 3, sample_ids=ids).ids.shape)
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == ["torch.Size([50,", "3])"]
+    assert not ran.stderr
 
 
 def test_as_features__copies_nothing_that_torch_can_read():
@@ -113,19 +114,31 @@ def test_as_features__copies_nothing_that_torch_can_read():
     assert not x.flags.writeable
 
 
+@pytest.fixture
+def _float64_by_default():
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(default)
+
+
+@pytest.mark.usefixtures("_float64_by_default")
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("numba", [True, False])
 def test_search__whatever_the_default_dtype_is(monkeypatch, whole, engine, numba):
     if not numba:
         monkeypatch.setattr(backend, "_numba_works", lambda: False)
-    expected = search(whole, 4, engine=engine, normalize="standardize")
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)
-        found = search(whole, 4, engine=engine, normalize="standardize")
-    finally:
-        torch.set_default_dtype(default)
-    assert_same(found, expected)
+    found = search(whole, 4, engine=engine, normalize="standardize")
+    torch.set_default_dtype(torch.float32)
+    assert_same(found, search(whole, 4, engine=engine, normalize="standardize"))
+
+
+@pytest.mark.usefixtures("_float64_by_default")
+def test_encode__limits_are_float32_whatever_the_default_dtype_is(whole):
+    plan = Plan.fit(Search(4, "exact"), np.arange(60), whole, 60)
+    block = plan.block(np.arange(60), whole)
+    assert plan.guide(block).dtype == torch.float32
+    assert plan.reference.limit.dtype == torch.float32
 
 
 @pytest.mark.parametrize("k", [np.int64(4), np.uint8(4), torch.tensor(4)])
