@@ -96,6 +96,9 @@ def measure(queries: Tensor, rows: Tensor, metric: Metric) -> Tensor:
             x, x.stride(0), y, y.stride(0), out[:, start:], n, q, part.shape[0], d,
             metric.l1_weight, metric.l2_weight, tile=TILE, num_warps=4,
         )  # fmt: skip
+    query, row = metric.may_lack_squares(out, d).nonzero(as_tuple=True)
+    if len(query):
+        out[query, row] = metric.of_pairs(queries, query, rows, row)
     return out
 
 

@@ -86,4 +86,7 @@ def pair_distances(x: Tensor, i: Tensor, y: Tensor, j: Tensor, metric: Metric) -
             x, y, i, j, out, count, x.shape[1], metric.l1_weight, metric.l2_weight,
             pairs=PAIRS, depth=DEPTH, num_warps=4,
         )  # fmt: skip
+        tiny = metric.may_lack_squares(out, x.shape[1]).nonzero()[:, 0]
+        if len(tiny):
+            out[tiny] = metric.of_pairs(x, i[tiny].to(torch.int64), y, j[tiny].to(torch.int64))
     return out

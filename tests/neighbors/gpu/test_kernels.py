@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
 from dm2at_ray.neighbors import portable
 from dm2at_ray.neighbors.encoded import Encoded
@@ -70,6 +71,23 @@ def test_kernel__agrees_with_its_reference(name: str, device: torch.device) -> N
     from dm2at_ray.neighbors.gpu import self_check
 
     getattr(self_check, name)(device)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e-19, 1e-16])
+def test_distances__of_features_whose_squares_vanish(
+    weights: tuple[float, float], scale: float, device: torch.device
+) -> None:
+    from dm2at_ray.neighbors.gpu import measure, pairs
+
+    x = (scale * torch.randn(40, 19, generator=torch.Generator().manual_seed(0))).to(device)
+    i, j = torch.triu_indices(40, 40, device=device)
+    metric = Metric(*weights)
+    wide = x.cpu().double().numpy()
+    expected = weights[0] * cdist(wide, wide, "cityblock") + weights[1] * cdist(wide, wide)
+    found = pairs.pair_distances(x, i.to(torch.int32), x, j.to(torch.int32), metric)
+    np.testing.assert_allclose(found.cpu(), expected[i.cpu(), j.cpu()], rtol=2e-6)
+    np.testing.assert_allclose(measure.measure(x, x, metric).cpu(), expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["check_sad", "check_halves", "check_gemm"])
