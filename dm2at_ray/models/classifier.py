@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from dm2at_ray.errors import ModelError
+from dm2at_ray.models.modes import evaluating
 from dm2at_ray.models.normalize import Normalize
 
 
@@ -76,7 +74,7 @@ def split_at_last_linear(
         >>> tuple(body(torch.rand(5, 1, 2, 2)).shape), head
         ((5, 3), Linear(in_features=3, out_features=2, bias=True))
     """
-    with _evaluation(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         logits, called = _run(model, images, name)
         if not called:
             raise ModelError(
@@ -96,18 +94,6 @@ def split_at_last_linear(
                 "return that layer's output as it is: logits without softmax, scaling or reshaping"
             )
     return body, head
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and afterwards every module back in the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _run(model: nn.Module, images: Tensor, name: str) -> tuple[Tensor, list[nn.Linear]]:

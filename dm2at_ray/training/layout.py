@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dm2at_ray.training.modes import evaluating
+from dm2at_ray.models.modes import evaluating
 
 
 def prefer_channels_last(model: nn.Module, image_shape: tuple[int, int, int]) -> None:

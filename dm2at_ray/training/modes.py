@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from dm2at_ray.models.modes import evaluating
 from dm2at_ray.training.settings import Mode
 
 
@@ -30,18 +31,6 @@ def attacked_in(model: nn.Module, mode: Mode, device: torch.device) -> Iterator[
         return
     with untouched_buffers(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode, and each of its modules back into the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager
