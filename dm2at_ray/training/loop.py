@@ -121,7 +121,7 @@ def train(
     if not len(labeled):
         raise ValueError("the labeled set is empty")
     device = _with_index(torch.device(device))
-    bare = synchronize_batch_norm(model) if settings.sync_batch_norm and world_size > 1 else model
+    bare = synchronize_batch_norm(model) if settings.sync_batch_norm else model
     bare = bare.to(device)
     height, width, channels = labeled.images.shape[1:]
     prefer_channels_last(bare, (channels, height, width))

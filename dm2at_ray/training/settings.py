@@ -105,7 +105,7 @@ class TrainSettings:
 
     sync_batch_norm: bool = False
     """Batch norm over the images of all workers rather than each worker's own: then N workers train as one
-    would. Without effect on one worker."""
+    would, and a share of one sample is not counted twice to have the two values that batch norm needs."""
 
     steps: int | None = None
     """Exactly so many optimizer steps (the last epoch is cut short), in place of `epochs` and `min_steps`."""

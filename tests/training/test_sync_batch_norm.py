@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dm2at_ray.training import LabeledSet, TrainSettings, train
 from dm2at_ray.training.sync_batch_norm import SyncBatchNorm, counting, synchronize_batch_norm
 
 WORKERS = Path(__file__).with_name("sync_workers.py")
@@ -69,6 +71,17 @@ def test_one_worker__is_torchs_batch_norm(seen: dict[str, dict[str, Any]], case:
     assert ours["losses"] == pytest.approx(plain["losses"], abs=1e-12)
     if "stored" not in case:
         assert ours["state"] == plain["state"]
+
+
+def test_train__one_worker_counts_a_lone_sample_once() -> None:
+    """It is passed twice, for batch norm needs two values; several workers count it once."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 2, 2, 1), dtype=np.uint8)
+    labeled = LabeledSet(np.array([7]), image, np.array([1]))
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 2))
+    settings = TrainSettings(steps=1, clean_weight=1.0, sync_batch_norm=True)
+    train(model, labeled, settings, seed=0, round_index=0)
+    moved = model.state_dict()["0.running_var"].item()
+    assert moved == pytest.approx(0.9 + 0.1 * np.var(image / 255, ddof=1))
 
 
 def output_and_gradient(layer: nn.Module, images: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
