@@ -21,6 +21,7 @@ from dm2at_ray.training.layout import prefer_channels_last
 from dm2at_ray.training.loop import STEPS_PER_LOOK
 from dm2at_ray.training.optimizer import make_optimizer
 from dm2at_ray.training.order import epoch_order
+from dm2at_ray.training.placed import PlacedSet
 from dm2at_ray.training.report import SUMS
 from dm2at_ray.training.step import train_step
 from dm2at_ray.training.watch import LossWatch
@@ -143,6 +144,7 @@ class OurLoop:
         prefer_channels_last(model, (channels, height, width))
         self._model = compiled(model) if settings.compile else model
         self._labeled = labeled
+        self._placed = PlacedSet(labeled, device)
         self._settings = settings
         self._seed = seed
         self._device = device
@@ -164,14 +166,13 @@ class OurLoop:
             )
         rows = self._order.global_batch(step)
         batch = load_batch(
-            self._labeled,
+            self._placed,
             rows,
             filler=int(rows[0]),
             settings=self._settings,
             seed=self._seed,
             round_index=0,
             epoch=epoch,
-            device=self._device,
         )
         self._sums = train_step(
             self._model, self._model, self._optimizer, batch, self._settings, global_count=len(rows)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dm2at_ray.algorithm.counter_rng import Stream
 from dm2at_ray.training.augment import DRAWS, augment
 from dm2at_ray.training.draws import epoch_uniforms, pixel_keys
-from dm2at_ray.training.labeled import LabeledSet
+from dm2at_ray.training.placed import PlacedSet
 from dm2at_ray.training.settings import TrainSettings
 
 _MIN_SAMPLES = 2
@@ -56,7 +56,7 @@ class Batch:
 
 
 def load_batch(
-    labeled: LabeledSet,
+    placed: PlacedSet,
     share: NDArray[np.int64],
     filler: int,
     settings: TrainSettings,
@@ -64,7 +64,6 @@ def load_batch(
     seed: int,
     round_index: int,
     epoch: int,
-    device: torch.device,
 ) -> Batch:
     """Bring a share of a global batch onto the device.
 
@@ -72,15 +71,15 @@ def load_batch(
     every collective operation, and batch norm gets the two values that it needs.
 
     Args:
-        labeled: The labeled set.
+        placed: The labeled set, and where the batch goes.
         share: (n,) rows of it; may be empty.
         filler: A row of it.
         settings: What is trained on.
         seed: Seed of the run.
         round_index: Round of the run.
         epoch: Epoch, from 0.
-        device: Where the batch goes.
     """
+    labeled, to_device = placed.labeled, placed.to_device
     missing = max(0, _MIN_SAMPLES - len(share))
     rows = np.concatenate([share, np.full(missing, filler, np.int64)])
     sample_ids = labeled.sample_ids[rows]
@@ -91,23 +90,12 @@ def load_batch(
     # Without a say in the loss, a clean image would still move the statistics of batch norm.
     clean_counts = np.full(len(rows), settings.clean_weight > 0) | ~(has_twin | fresh)
     twin_rows = np.flatnonzero(has_twin)
-
-    def to_device(array: NDArray[np.generic]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        # From memory that is not pinned, a copy makes the host wait for all that the device has yet to do.
-        pinned = device.type == "cuda" and tensor.numel()
-        return (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=True)
-
-    def to_pixels(array: NDArray[np.uint8]) -> Tensor:
-        return to_device(array).permute(0, 3, 1, 2).float().div_(255)
-
-    weights = torch.ones(len(rows), device=device)
+    weights = torch.ones(len(rows), device=placed.device)
     weights[len(share) :] = 0
     start_keys = np.empty(0, np.int64)
     if fresh and (settings.attack != "fgsm" or settings.grad_align > 0):
         start_keys = pixel_keys(seed, round_index, epoch, sample_ids)
-    images = to_pixels(labeled.images[rows])
-    twins = images[:0] if labeled.twins is None else to_pixels(labeled.twins[rows[twin_rows]])
+    images, twins = placed.images(rows), placed.twins(rows[twin_rows])
     if settings.augment != "none":
         uniforms = epoch_uniforms(seed, round_index, epoch, Stream.AUGMENT, sample_ids, DRAWS)
         images = augment(images, to_device(uniforms), settings.augment)

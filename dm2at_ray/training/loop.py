@@ -21,6 +21,7 @@ from dm2at_ray.training.layout import prefer_channels_last
 from dm2at_ray.training.lookout import Lookout, post_lookout
 from dm2at_ray.training.optimizer import make_optimizer
 from dm2at_ray.training.order import EpochOrder, epoch_order
+from dm2at_ray.training.placed import PlacedSet
 from dm2at_ray.training.report import (
     EpochReport,
     LossMeans,
@@ -54,7 +55,7 @@ class _Worker:
     bare: nn.Module
     average: WeightAverage | None
     optimizer: torch.optim.Optimizer
-    labeled: LabeledSet
+    placed: PlacedSet
     """What is trained on: without the held-out part."""
 
     lookout: Lookout
@@ -146,7 +147,7 @@ def train(
         bare=bare,
         average=average,
         optimizer=optimizer,
-        labeled=trained_on,
+        placed=PlacedSet(trained_on, device),
         lookout=lookout,
         settings=settings,
         seed=seed,
@@ -173,7 +174,7 @@ def train(
 def _train_epoch(worker: _Worker, before: EpochReport | None) -> EpochReport:
     began = time.perf_counter()
     epoch = before.epoch if before is not None else 0
-    labeled, settings = worker.labeled, worker.settings
+    labeled, settings = worker.placed.labeled, worker.settings
     order = epoch_order(
         labeled.sample_ids,
         settings.batch_size,
@@ -237,14 +238,13 @@ def _train_batch(worker: _Worker, order: EpochOrder, epoch: int, step: int) -> T
         group["lr"] = rate
     rows = order.global_batch(step)
     batch = load_batch(
-        worker.labeled,
+        worker.placed,
         order.share(step, worker.rank, worker.world_size),
         filler=int(rows[0]),
         settings=settings,
         seed=worker.seed,
         round_index=worker.round_index,
         epoch=epoch,
-        device=worker.device,
     )
     return train_step(
         worker.model,
@@ -265,7 +265,7 @@ def _capture(worker: _Worker, report: EpochReport) -> TrainState:
 def _non_finite(
     worker: _Worker, order: EpochOrder, epoch: int, step: int, what: str = "loss is"
 ) -> NonFiniteLossError:
-    sample_ids = worker.labeled.sample_ids[order.global_batch(step)].tolist()
+    sample_ids = worker.placed.labeled.sample_ids[order.global_batch(step)].tolist()
     return NonFiniteLossError(worker.round_index, epoch, step, sample_ids, what)
 
 

@@ -23,6 +23,7 @@ from dm2at_ray.training import LabeledSet, TrainSettings
 from dm2at_ray.training.batch import load_batch
 from dm2at_ray.training.optimizer import make_optimizer
 from dm2at_ray.training.order import epoch_order
+from dm2at_ray.training.placed import PlacedSet
 from dm2at_ray.training.step import train_step
 from dm2at_ray.training.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
 
@@ -99,14 +100,13 @@ def run(case: str, rank: int, workers: int, *, synchronized: bool) -> dict[str, 
         order = epoch_order(labeled.sample_ids, settings.batch_size, seed=4, round_index=1, epoch=epoch)
         rows = order.global_batch(step)
         batch = load_batch(
-            labeled,
+            PlacedSet(labeled, torch.device("cpu")),
             order.share(step, rank, workers),
             int(rows[0]),
             settings,
             seed=4,
             round_index=1,
             epoch=epoch,
-            device=torch.device("cpu"),
         )
         batch = dataclasses.replace(
             batch, images=batch.images.to(dtype), twins=batch.twins.to(dtype), weights=batch.weights.to(dtype)

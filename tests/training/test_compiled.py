@@ -14,6 +14,7 @@ from dm2at_ray.training import LabeledSet, TrainSettings
 from dm2at_ray.training.batch import load_batch
 from dm2at_ray.training.compiled import compiled
 from dm2at_ray.training.optimizer import make_optimizer
+from dm2at_ray.training.placed import PlacedSet
 from dm2at_ray.training.step import train_step
 
 
@@ -37,7 +38,7 @@ def test_compiled__same_names_same_training(
         optimizer = make_optimizer(network.train(), settings)
         for rows in (np.arange(4), np.arange(4, 9), np.arange(4)):  # two sizes of batch
             batch = load_batch(
-                labeled, rows, 0, settings, seed=0, round_index=0, epoch=0, device=torch.device("cpu")
+                PlacedSet(labeled, torch.device("cpu")), rows, 0, settings, seed=0, round_index=0, epoch=0
             )
             sums.append(
                 train_step(network, network, optimizer, batch, settings, global_count=len(rows)).tolist()

@@ -11,6 +11,7 @@ from dm2at_ray.training import LabeledSet, TrainSettings
 from dm2at_ray.training.batch import load_batch
 from dm2at_ray.training.draws import pixel_keys, pixel_uniforms
 from dm2at_ray.training.grad_align import misalignment
+from dm2at_ray.training.placed import PlacedSet
 from dm2at_ray.training.step import train_step
 
 LABELS = torch.tensor([0, 2, 1])
@@ -87,14 +88,13 @@ def test_train_step__grad_align_adds_its_gradient(
     labeled = make_labeled(6)
     settings = TrainSettings(grad_align=grad_align, attack="fgsm", epsilon=0.2)
     batch = load_batch(
-        labeled,
+        PlacedSet(labeled, torch.device("cpu")),
         torch.arange(6).numpy(),
         0,
         settings,
         seed=0,
         round_index=1,
         epoch=0,
-        device=torch.device("cpu"),
     )
     smooth = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 4))
     weights = {name: tensor.clone() for name, tensor in smooth.state_dict().items()}

@@ -15,6 +15,7 @@ from dm2at_ray.algorithm.attacks import fgsm
 from dm2at_ray.training import LabeledSet, TrainSettings
 from dm2at_ray.training.batch import load_batch
 from dm2at_ray.training.order import epoch_order
+from dm2at_ray.training.placed import PlacedSet
 from dm2at_ray.training.step import train_step
 
 MakeModel = Callable[..., nn.Module]
@@ -41,9 +42,8 @@ def run(model: nn.Module, labeled: LabeledSet, settings: TrainSettings, epochs: 
                 "seed": 0,
                 "round_index": 1,
                 "epoch": epoch,
-                "device": torch.device("cpu"),
             }
-            batch = load_batch(labeled, rows, int(rows[0]), settings, **place)
+            batch = load_batch(PlacedSet(labeled, torch.device("cpu")), rows, int(rows[0]), settings, **place)
             sums.append(train_step(model, model, optimizer, batch, settings, global_count=len(rows)).tolist())
     return sums
 
@@ -200,7 +200,7 @@ def test_train_step__epsilon_of_the_step(
     labeled = make_labeled(8)
     settings = TrainSettings(passes=passes, grad_align=0.2, **SHAREABLE)
     batch = load_batch(
-        labeled, np.arange(8), 0, settings, seed=0, round_index=1, epoch=0, device=torch.device("cpu")
+        PlacedSet(labeled, torch.device("cpu")), np.arange(8), 0, settings, seed=0, round_index=1, epoch=0
     )
     sums = []
     for epsilon in (0.0, EPSILON, None):

@@ -15,16 +15,19 @@ from dm2at_ray.training.batch import Batch, load_batch
 from dm2at_ray.training.ema import WeightAverage
 from dm2at_ray.training.optimizer import make_optimizer
 from dm2at_ray.training.passes import Passes
+from dm2at_ray.training.placed import PlacedSet
 from dm2at_ray.training.step import train_step
 
 MakeModel = Callable[..., nn.Module]
 MakeLabeled = Callable[..., LabeledSet]
 EPSILON = 0.1
-PLACE: dict[str, Any] = {"seed": 0, "round_index": 1, "epoch": 2, "device": torch.device("cpu")}
+PLACE: dict[str, Any] = {"seed": 0, "round_index": 1, "epoch": 2}
 
 
 def load(labeled: LabeledSet, share: list[int], settings: TrainSettings) -> Batch:
-    return load_batch(labeled, np.array(share, dtype=np.int64), 1, settings, **PLACE)
+    return load_batch(
+        PlacedSet(labeled, torch.device("cpu")), np.array(share, dtype=np.int64), 1, settings, **PLACE
+    )
 
 
 def to_pixels(image: np.ndarray) -> Tensor:  # (H, W, C) to (1, C, H, W)
@@ -242,11 +245,11 @@ def test_train_step__never_waits_for_the_device(
     labeled, settings = make_labeled(40, twins="half"), TrainSettings(**chosen)
     model = make_model(batch_norm=True).cuda().train()
     optimizer, average = make_optimizer(model, settings), WeightAverage(model, 0.9)
-    place = {**PLACE, "device": torch.device("cuda", torch.cuda.current_device())}
+    placed = PlacedSet(labeled, torch.device("cuda", torch.cuda.current_device()))
     for mode in ("default", "error"):  # the first step sets libraries up, and may wait
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            batch = load_batch(labeled, np.arange(40), 0, settings, **place)
+            batch = load_batch(placed, np.arange(40), 0, settings, **PLACE)
             sums = train_step(model, model, optimizer, batch, settings, global_count=40)
             average.update(model)
         finally:
