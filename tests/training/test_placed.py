@@ -56,4 +56,5 @@ def test_placed__on_a_gpu_or_sent_there_the_same(
     for name in ("images", "twins"):
         found = getattr(on_gpu, name)(ROWS)
         assert found.is_cuda
-        assert torch.equal(found.cpu(), getattr(on_cpu, name)(ROWS))
+        # A GPU divides by multiplying: the last bit of a pixel may differ.
+        torch.testing.assert_close(found.cpu(), getattr(on_cpu, name)(ROWS), rtol=2e-7, atol=0)
