@@ -156,7 +156,7 @@ class TrainingConfig(Section):
     """Lambda: the clean loss's weight; the adversarial loss has the rest."""
     adversaries: Literal["stored", "fresh", "both"] = "fresh"
     """Which adversaries train: Step 5's twins, ones made anew by every training step, or both."""
-    attack: Literal["fgsm", "rs_fgsm", "n_fgsm", "pgd"] = "rs_fgsm"
+    attack: Literal["fgsm", "rs_fgsm", "n_fgsm", "pgd"] = "n_fgsm"
     """How fresh adversaries are made: `fgsm`, with a random start, with noise (N-FGSM), or `pgd`."""
     attack_steps: int = Field(7, ge=1)
     """Steps of `pgd` in training."""

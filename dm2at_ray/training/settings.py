@@ -67,7 +67,7 @@ class TrainSettings:
     """`stored`: the twins crafted in Step 5, as they are (a sample without one counts its clean loss in
     full); `fresh`: made in every step against the current model; `both`, each counting half."""
 
-    attack: Attack = "rs_fgsm"
+    attack: Attack = "n_fgsm"
     """How fresh adversaries are made: `fgsm`; `rs_fgsm`, one step of 1.25 ε from a random start (Wong et al.,
     arXiv 2001.03994); `n_fgsm`, one step of ε from a start up to 2 ε away, not projected back (de Jorge et
     al., arXiv 2202.01181); `pgd`, `attack_steps` steps of 2.5 ε / `attack_steps` from a random start."""
