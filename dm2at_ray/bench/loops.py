@@ -24,6 +24,7 @@ from dm2at_ray.training.order import epoch_order
 from dm2at_ray.training.placed import PlacedSet
 from dm2at_ray.training.report import SUMS
 from dm2at_ray.training.step import train_step
+from dm2at_ray.training.transfer import to_pixels
 from dm2at_ray.training.watch import LossWatch
 
 
@@ -140,8 +141,7 @@ class OurLoop:
     def __init__(
         self, model: nn.Module, labeled: LabeledSet, settings: TrainSettings, seed: int, device: torch.device
     ) -> None:
-        height, width, channels = labeled.images.shape[1:]
-        prefer_channels_last(model, (channels, height, width))
+        prefer_channels_last(model, to_pixels(labeled.images[:2].copy(), device))
         self._model = compiled(model) if settings.compile else model
         self._labeled = labeled
         self._placed = PlacedSet(labeled, device)

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from dm2at_ray.models.modes import evaluating
 
 
-def prefer_channels_last(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+def prefer_channels_last(model: nn.Module, images: Tensor) -> None:
     """Lay the weights of convolutions out channels-last, in place; no value changes.
 
     A model whose forward pass then fails, for it calls `view` on feature maps, keeps the layout that it came
     in.
 
     Args:
-        model: On the device that it is trained on; tried there, in eval mode, on two black images.
-        image_shape: (C, H, W) of its images.
+        model: On the device that it is trained on; tried there in eval mode.
+        images: (M, C, H, W), some of those that it is trained on.
     """
     before = [(parameter, parameter.data) for parameter in model.parameters() if parameter.dim() == 4]
     if not before:
@@ -25,10 +25,9 @@ def prefer_channels_last(model: nn.Module, image_shape: tuple[int, int, int]) ->
         # A copy, for the strides of a weight of one pixel or channel: its gradient comes with these, and
         # DistributedDataParallel would move it into others in every step.
         parameter.data = torch.empty_like(values, memory_format=torch.channels_last).copy_(values)
-    black = torch.zeros(2, *image_shape, device=before[0][0].device)
     try:
         with evaluating(model), torch.no_grad():
-            model(laid_out(black, model))
+            model(laid_out(images, model))
     except RuntimeError:
         for parameter, values in before:
             parameter.data = values

@@ -36,6 +36,7 @@ from dm2at_ray.training.settings import TrainSettings
 from dm2at_ray.training.state import TrainState
 from dm2at_ray.training.step import train_step
 from dm2at_ray.training.sync_batch_norm import synchronize_batch_norm
+from dm2at_ray.training.transfer import to_pixels
 from dm2at_ray.training.watch import LossWatch, NonFiniteLossError
 
 STEPS_PER_LOOK = 10
@@ -124,8 +125,7 @@ def train(
     device = _with_index(torch.device(device))
     bare = synchronize_batch_norm(model) if settings.sync_batch_norm else model
     bare = bare.to(device)
-    height, width, channels = labeled.images.shape[1:]
-    prefer_channels_last(bare, (channels, height, width))
+    prefer_channels_last(bare, to_pixels(labeled.images[:2].copy(), device))
     optimizer = make_optimizer(bare, settings)
     average = WeightAverage(bare, settings.ema) if settings.ema > 0 else None
     report = None

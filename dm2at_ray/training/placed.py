@@ -8,12 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dm2at_ray.training.labeled import LabeledSet
+from dm2at_ray.training.transfer import as_pixels, to_device
 
 SHARE_OF_GPU = 0.1
 """Of a GPU's memory, that images may take there."""
-
-_QUEUED_BYTES = 1 << 16
-"""CUDA takes so many into its queue; of more it makes the host wait, unless they are pinned."""
 
 
 class PlacedSet:
@@ -52,15 +50,10 @@ class PlacedSet:
         return self._pixels(1, self.labeled.twins, rows)
 
     def to_device(self, array: NDArray[np.generic]) -> Tensor:
-        """Copy an array to the device; the host does not wait for what that has yet to do."""
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type == "cuda" and tensor.nbytes > _QUEUED_BYTES:
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        """Copy an array to the device, without waiting for it."""
+        return to_device(array, self.device)
 
     def _pixels(self, number: int, array: NDArray[np.uint8], rows: NDArray[np.int64]) -> Tensor:
         if self._on_gpu is None:
-            taken = self.to_device(array[rows])
-        else:
-            taken = self._on_gpu[number].index_select(0, self.to_device(rows))
-        return taken.permute(0, 3, 1, 2).float().div_(255)
+            return as_pixels(self.to_device(array[rows]))
+        return as_pixels(self._on_gpu[number].index_select(0, self.to_device(rows)))

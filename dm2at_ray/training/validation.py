@@ -17,6 +17,7 @@ from dm2at_ray.training.forward import forward
 from dm2at_ray.training.labeled import LabeledSet
 from dm2at_ray.training.settings import TrainSettings
 from dm2at_ray.training.stability import is_adversarial
+from dm2at_ray.training.transfer import to_device, to_pixels
 
 LEAST_LABELS = 500
 """With fewer labels nothing is held out: on a tenth of them, less than 50 images, chance alone moves an
@@ -129,14 +130,15 @@ def measure(
     Returns:
         Accuracies over all workers' shares, the same on all of them.
     """
+    device = torch.device(device)
     model.eval()
     hits = torch.zeros(3, dtype=torch.float64, device=device)
     rows = np.arange(rank, len(held_out), world_size)
     for start in range(0, len(rows), _BATCH):
         batch = held_out.subset(rows[start : start + _BATCH])
-        keys = torch.from_numpy(pixel_keys(seed, round_index, 0, batch.sample_ids)).to(device)
-        images = torch.from_numpy(batch.images).to(device).permute(0, 3, 1, 2).float().div_(255)
-        labels = torch.from_numpy(batch.labels.astype(np.int64)).to(device)
+        keys = to_device(pixel_keys(seed, round_index, 0, batch.sample_ids), device)
+        labels = to_device(batch.labels.astype(np.int64), device)
+        images = to_pixels(batch.images, device)
         hits += _hits(model, images, labels, keys, epsilon)
     if world_size > 1:
         dist.all_reduce(hits)

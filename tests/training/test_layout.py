@@ -62,7 +62,7 @@ def test_train__channels_last_changes_no_number(
     labeled = colored(make_labeled(30))
     models = {layout: Flexible() for layout in ("channels-last", "contiguous")}
     results = {"channels-last": train(models["channels-last"], labeled, SETTINGS, **PLACE)}
-    monkeypatch.setattr(loop, "prefer_channels_last", lambda model, shape: None)
+    monkeypatch.setattr(loop, "prefer_channels_last", lambda model, images: None)
     results["contiguous"] = train(models["contiguous"], labeled, SETTINGS, **PLACE)
     weights = {layout: model.body[0].weight for layout, model in models.items()}
     assert [is_channels_last(weight) for weight in weights.values()] == [True, False]
@@ -105,7 +105,7 @@ def test_train__a_network_that_views_its_maps(augment: Any, channels: int, make_
 def test_prefer_channels_last__only_where_the_network_runs(network: type[Flat], expected: bool) -> None:
     model = network().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    prefer_channels_last(model, (3, 4, 4))
+    prefer_channels_last(model, torch.rand(2, 3, 4, 4))
     assert is_channels_last(model.body[0].weight) == expected
     assert model.training
     for name, tensor in model.state_dict().items():
@@ -117,7 +117,7 @@ def test_prefer_channels_last__only_where_the_network_runs(network: type[Flat], 
 
 def test_prefer_channels_last__without_a_convolution() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
-    prefer_channels_last(model, (3, 2, 2))
+    prefer_channels_last(model, torch.rand(2, 3, 2, 2))
     images = torch.rand(5, 2, 2, 3).permute(0, 3, 1, 2)
     assert laid_out(images, model).is_contiguous()
 
