@@ -8,7 +8,6 @@ import selectors
 import subprocess
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ def run_in_processes(
     """Do trials, `jobs` at a time; no process is left behind when this ends, however it does.
 
     Args:
-        trials: begun in this order.
+        trials: begun in this order, each when a process is free for it.
         jobs: processes.
         threads: CPU threads of each.
         images: as `load_split_images` takes it.
@@ -33,14 +32,15 @@ def run_in_processes(
     Yields:
         Each trial with its row as it is done; with the last words of a process that died over it.
     """
-    waiting = deque(trials)
+    waiting = iter(trials)
     with ExitStack() as workers, selectors.DefaultSelector() as selector:
 
         def start_next(worker: _Worker | None = None) -> None:
-            if not waiting:
+            trial = next(waiting, None)
+            if trial is None:
                 return
             worker = worker or workers.enter_context(_worker(threads, images))
-            worker.begin(waiting.popleft())
+            worker.begin(trial)
             selector.register(worker.answers, selectors.EVENT_READ, worker)
 
         for _ in range(jobs):

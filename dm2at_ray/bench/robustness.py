@@ -21,7 +21,8 @@ from dm2at_ray.bench.process import ended_by_sigterm
 from dm2at_ray.bench.recipes import ANSWERS, COMPARED, RECIPES
 from dm2at_ray.bench.robustness_report import robustness_notes, summary_table
 from dm2at_ray.bench.robustness_settings import RobustnessSettings
-from dm2at_ray.bench.robustness_study import robustness_study, row_line
+from dm2at_ray.bench.robustness_study import robustness_study
+from dm2at_ray.bench.trial_rows import row_line
 from dm2at_ray.errors import ConfigError, UserError
 from dm2at_ray.training import TrainSettings
 
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", metavar="DEVICE", help="where to train and evaluate: cpu, cuda (cpu)")
     add("--threads", type=int, metavar="T", help="CPU threads of each training (cores / jobs)")
     add("--jobs", type=int, metavar="N", help="trainings at once, each in a process of its own (1)")
+    add("--limit", type=float, metavar="SECONDS", help="begin no more trainings after so long (none)")
     add(
         "--images",
         type=Path,
@@ -132,7 +134,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fraction(text: str) -> float:
-    return float(Fraction(text))
+    """8/255 as people write epsilon, or 0.03."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
 
 
 def _change(text: str) -> tuple[str, Any]:

@@ -35,7 +35,7 @@ class Summary:
         clean_points: points of clean accuracy above the reference, the mean over the seeds of both.
         pgd_points: the same of PGD accuracy.
         holds: whether PGD accuracy is within 3 points of the reference's at no less clean accuracy.
-        collapsed: trainings in which the watch saw a collapse.
+        collapsed: epoch at which the watch first saw a collapse, of each training in which it did.
         restored: trainings whose result is the best look's weights.
         last_pgd: mean PGD accuracy of the last weights of the restored ones: what it would have been.
         seconds: mean of a training.
@@ -52,7 +52,7 @@ class Summary:
     clean_points: float | None
     pgd_points: float | None
     holds: bool | None
-    collapsed: int
+    collapsed: list[int]
     restored: int
     last_pgd: float | None
     seconds: float | None
@@ -67,12 +67,14 @@ class RobustnessReport:
         machine: processor, cores, versions.
         rows: every training, recipe after recipe.
         summary: every recipe.
+        left: trainings that the time limit left out.
     """
 
     settings: dict[str, Any]
     machine: dict[str, object]
     rows: list[TrialRow]
     summary: list[Summary]
+    left: int
 
 
 def summarize(rows: Sequence[TrialRow]) -> list[Summary]:
@@ -105,11 +107,15 @@ def _summary(recipe: str, rows: Sequence[TrialRow], reference: dict[int, TrialRo
         clean_points=points["clean"],
         pgd_points=points["pgd"],
         holds=holds,
-        collapsed=sum(any(look["collapse"] for look in row.looks) for row in done),
+        collapsed=[epoch for row in done if (epoch := _collapse(row)) is not None],
         restored=sum(row.last is not None for row in done),
         last_pgd=_mean([row.last["pgd"] for row in done if row.last is not None]),
         seconds=_mean([row.seconds for row in done if row.seconds is not None]),
     )
+
+
+def _collapse(row: TrialRow) -> int | None:
+    return next((look["epoch"] for look in row.looks if look["collapse"]), None)
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -130,7 +136,7 @@ def summary_table(report: RobustnessReport) -> Table:
             each.recipe,
             *(_percent(getattr(each, attack), spread.get(attack)) for attack in ATTACKS),
             *("" if points is None else f"{points:+.1f}" for points in (each.clean_points, each.pgd_points)),
-            f"{each.collapsed} of {len(each.seeds)}",
+            f"{len(each.collapsed)} of {len(each.seeds)}",
             "" if each.seconds is None else f"{each.seconds:,.0f}",
         )
     return table
@@ -148,12 +154,12 @@ def robustness_notes(report: RobustnessReport) -> list[str]:
     ]
     lines += [f"{each.recipe}: {each.explanation}" for each in report.summary]
     for each in report.summary:
-        if each.restored and each.last_pgd is not None:
-            lines.append(
-                f"{each.recipe}: {each.restored} of {len(each.seeds)} trainings went back to their best "
-                f"weights; the last ones have {each.last_pgd:.1%} PGD accuracy"
-            )
+        if each.collapsed:
+            epochs = ", ".join(map(str, each.collapsed))
+            lines.append(f"{each.recipe}: collapse first seen after epoch {epochs}{_survival(each)}")
     lines += [f"{row.recipe}, seed {row.seed}: {row.error}" for row in report.rows if row.error is not None]
+    if report.left:
+        lines.append(f"{report.left} trainings were left out, the time being over")
     good = [each.recipe for each in report.summary if each.holds and each.recipe != REFERENCE]
     if any(each.recipe == REFERENCE and each.seeds for each in report.summary):
         lines.append(
@@ -161,6 +167,15 @@ def robustness_notes(report: RobustnessReport) -> list[str]:
             f"{', '.join(good) or 'none'}"
         )
     return lines
+
+
+def _survival(each: Summary) -> str:
+    if each.last_pgd is None:
+        return ""
+    return (
+        f"; {each.restored} of {len(each.seeds)} went back to their best weights, where the last ones have "
+        f"{each.last_pgd:.1%} PGD accuracy"
+    )
 
 
 def _percent(share: float | None, deviation: float | None) -> str:

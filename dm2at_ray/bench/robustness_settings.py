@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dm2at_ray.bench.checks import check_at_least, check_device
+from dm2at_ray.bench.checks import check_above_zero, check_at_least, check_device
 from dm2at_ray.bench.machine import cores
 from dm2at_ray.bench.recipes import COMPARED, recipe_named
 from dm2at_ray.bench.trial import Trial
@@ -54,6 +54,9 @@ class RobustnessSettings:
     jobs: int = 1
     """Trainings at once."""
 
+    limit: float | None = None
+    """Seconds after which no more trainings begin; None: all of them are made."""
+
     images: Path | None = None
     """Folder of Fashion-MNIST's four IDX files."""
 
@@ -65,6 +68,8 @@ class RobustnessSettings:
             check_at_least(name, getattr(self, name), smallest)
         if self.test is not None:
             check_at_least("test", self.test, 1)
+        if self.limit is not None:
+            check_above_zero("limit", self.limit)
         if not self.seeds:
             raise ConfigError("seeds=0 must be at least 1")
         for seed in self.seeds:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
+import time
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +21,16 @@ from dm2at_ray.bench.machine import machine_facts
 from dm2at_ray.bench.robustness_report import RobustnessReport, summarize
 from dm2at_ray.bench.robustness_settings import RobustnessSettings
 from dm2at_ray.bench.trial import Trial, TrialRow, run_trial
-from dm2at_ray.errors import ConfigError, RunError
+from dm2at_ray.bench.trial_rows import add_row, read_rows
+from dm2at_ray.errors import ConfigError
 from dm2at_ray.models import ModelSpec
 from dm2at_ray.training import TrainSettings
 from dm2at_ray.training.validation import passes_of_a_sample
 
 OnRow = Callable[[TrialRow], None]
+
+PLACES = ("images", "out")
+"""Settings that name a place on this machine."""
 
 
 def robustness_study(settings: RobustnessSettings, on_row: OnRow) -> RobustnessReport:
@@ -50,23 +56,24 @@ def robustness_study(settings: RobustnessSettings, on_row: OnRow) -> RobustnessR
     # Refused here, an unknown model is one line and not a row for each training.
     ModelSpec(settings.model, images[0].classes, 1, images[0].pixels.shape[1]).build(seed=0)
     trials = settings.trials()
-    known = [all_settings(trial, images) for trial in trials]
+    known = all_settings(trials, images)
     rows: list[TrialRow | None] = [None] * len(trials)
-    for row in rows_of(settings.out):
+    for row in read_rows(settings.out):
         if row.error is None and row.settings in known:
             rows[known.index(row.settings)] = row
     left = [trial for trial, row in zip(trials, rows, strict=True) if row is None]
-    with closing(_run(in_order(left), settings, images)) as done:
+    begun = itertools.takewhile(_within(settings.limit), in_order(left))
+    with closing(_run(begun, settings, images)) as done:
         for trial, found in done:
             place = trials.index(trial)
             row = dataclasses.replace(found, settings=known[place])
             rows[place] = row
-            _add(settings.out, row)
+            add_row(settings.out, row)
             on_row(row)
     found_rows = [row for row in rows if row is not None]
     return RobustnessReport(
         settings={
-            **{name: value for name, value in dataclasses.asdict(settings).items() if name not in _PLACES},
+            **{name: value for name, value in dataclasses.asdict(settings).items() if name not in PLACES},
             "threads": settings.thread_count(),
             "training": dict(settings.training),
             "images": images[0].name,
@@ -74,11 +81,14 @@ def robustness_study(settings: RobustnessSettings, on_row: OnRow) -> RobustnessR
         machine=machine_facts(torch.device(settings.device)),
         rows=found_rows,
         summary=summarize(found_rows),
+        left=rows.count(None),
     )
 
 
-_PLACES = ("images", "out")
-"""Settings that name a place on this machine."""
+def _within(limit: float | None) -> Callable[[object], bool]:
+    """Whether less than so many seconds have gone by since now."""
+    end = math.inf if limit is None else time.monotonic() + limit
+    return lambda _: time.monotonic() < end
 
 
 def in_order(trials: Sequence[Trial]) -> list[Trial]:
@@ -88,61 +98,25 @@ def in_order(trials: Sequence[Trial]) -> list[Trial]:
     )
 
 
-def all_settings(trial: Trial, images: tuple[LabeledImages, LabeledImages]) -> dict[str, Any]:
-    """All that a trial's figures depend on, as it is after a way through JSON."""
-    device = {"device": torch.device(trial.device).type}
-    pixels = {
-        f"{name}_crc32": zlib.crc32(each.pixels.numpy().tobytes())
-        for name, each in zip(("train", "test"), images, strict=True)
-    }
-    whole = {
-        **dataclasses.asdict(trial),
-        **device,
+def all_settings(
+    trials: Sequence[Trial], images: tuple[LabeledImages, LabeledImages]
+) -> list[dict[str, Any]]:
+    """All that the figures of each trial depend on, as it is after a way through JSON."""
+    common = {
         "images": images[0].name,
-        **pixels,
+        "crc32": [zlib.crc32(each.pixels.numpy().tobytes()) for each in images],
         "version": __version__,
     }
-    return dict(json.loads(json.dumps(whole)))
-
-
-def rows_of(path: Path | None) -> list[TrialRow]:
-    """Read the rows of a file; none of one that is not there. Half a line at the end was cut off: it is left.
-
-    Raises:
-        RunError: a line is not a row.
-    """
-    if path is None or not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            rows.append(TrialRow(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise RunError(
-                f"out={path}: line {number} is no row of this command; name another file"
-            ) from error
-    return rows
-
-
-def _add(path: Path | None, row: TrialRow) -> None:
-    if path is None:
-        return
-    whole = path.read_bytes() if path.exists() else b""
-    with path.open("r+b" if path.exists() else "wb") as file:
-        # What follows the last whole line was cut off.
-        file.truncate(whole.rfind(b"\n") + 1)
-        file.seek(0, 2)
-        file.write(row_line(row).encode() + b"\n")
-
-
-def row_line(row: TrialRow) -> str:
-    """A row as one line of JSON."""
-    return json.dumps(dataclasses.asdict(row), allow_nan=False)
+    return [
+        json.loads(
+            json.dumps({**dataclasses.asdict(trial), **common, "device": torch.device(trial.device).type})
+        )
+        for trial in trials
+    ]
 
 
 def _run(
-    trials: Sequence[Trial], settings: RobustnessSettings, images: tuple[LabeledImages, LabeledImages]
+    trials: Iterable[Trial], settings: RobustnessSettings, images: tuple[LabeledImages, LabeledImages]
 ) -> Generator[tuple[Trial, TrialRow]]:
     if settings.jobs == 1:
         return ((trial, run_trial(trial, *images)) for trial in trials)

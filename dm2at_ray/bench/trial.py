@@ -25,7 +25,7 @@ from dm2at_ray.training import EpochReport, LabeledSet, TrainSettings, TrainStat
 PGD_REACH = 2.5
 """Steps of PGD together as a multiple of epsilon, as where a run's config sets no step size."""
 
-EVALUATED_AT_ONCE = 512
+EVALUATED_AT_ONCE = 500
 
 Accuracy = dict[str, float]
 """Attack (clean, fgsm, pgd) -> share of the test images that are answered rightly."""
