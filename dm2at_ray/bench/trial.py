@@ -114,8 +114,7 @@ def run_trial(trial: Trial, train_images: LabeledImages, test_images: LabeledIma
     """
     device, settings = torch.device(trial.device), TrainSettings(**trial.training)
     labeled, held_out = labeled_set(train_images, trial), _held_out(test_images, trial, device)
-    size = labeled.images.shape[1]
-    model = ModelSpec(trial.model, train_images.classes, 1, size).build(seed=trial.seed)
+    spec = ModelSpec(trial.model, train_images.classes, 1, labeled.images.shape[1])
     last_weights: dict[str, Tensor] = {}
 
     def keep_last(report: EpochReport, make_state: Callable[[], TrainState]) -> None:
@@ -123,6 +122,7 @@ def run_trial(trial: Trial, train_images: LabeledImages, test_images: LabeledIma
             last_weights.update(make_state().weights)
 
     try:
+        model = spec.build(seed=trial.seed)
         result = train(
             model, labeled, settings, seed=trial.seed, round_index=0, device=device, on_epoch=keep_last
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,24 @@ def nearest(features: np.ndarray, reference: Callable[..., np.ndarray]) -> Calla
         return np.argsort(d, axis=1, kind="stable")[:, :k]
 
     return k_nearest
+
+
+@pytest.fixture(scope="session")
+def idx_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits as Fashion-MNIST's IDX files: 1,400 to train on, compressed, and 397 to test with."""
+    digits = load_digits()
+    pixels, labels = np.rint(digits.images * 255 / 16).astype(np.uint8), digits.target.astype(np.uint8)
+    folder = tmp_path_factory.mktemp("idx")
+    for stem, rows in (("train", slice(0, 1400)), ("t10k", slice(1400, None))):
+        for rest, array in (("images-idx3", pixels[rows]), ("labels-idx1", labels[rows])):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            whole = header + array.tobytes()
+            name = f"{stem}-{rest}-ubyte"
+            if stem == "train":
+                (folder / f"{name}.gz").write_bytes(gzip.compress(whole))
+            else:
+                (folder / name).write_bytes(whole)
+    return folder
 
 
 @pytest.fixture
