@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest
 
 from dm2at_ray.bench import robustness_study
@@ -283,6 +284,17 @@ def test_robustness__digits_where_there_is_no_fashion_mnist(
     code, stdout, _ = dm2at("bench", "robustness", *BRIEF, "--seeds", 1, "--recipe", "clean")
     assert code == 0
     assert "60 labels of scikit-learn digits" in stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_robustness__on_a_gpu(study: Callable[..., Answer]) -> None:
+    options = [*BRIEF, "--epochs", 3, "--device", "cuda", "--jobs", 2, "--seeds", 1, "--json"]
+    code, stdout, stderr = study(*options)
+    report = json.loads(stdout)
+    assert code == 0, stderr
+    assert report["machine"]["gpu"]
+    assert [each["seeds"] for each in report["summary"]] == 11 * [[0]]
 
 
 WITHOUT = (

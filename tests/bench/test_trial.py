@@ -61,16 +61,19 @@ def test_labeled_set__drawn_by_the_seed_alone(
     assert len(set(other.sample_ids) & set(drawn.sample_ids)) == pytest.approx(500**2 / 1400, abs=44)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 20])
 def test_evaluate__finds_what_the_evaluation_of_a_run_finds(
-    trial: Trial, model: Classifier, images: tuple[LabeledImages, LabeledImages]
+    steps: int, trial: Trial, model: Classifier, images: tuple[LabeledImages, LabeledImages]
 ) -> None:
     test = images[1]
     pixels, labels = test.pixels.numpy()[..., None], test.labels.astype(np.int64)
     held_out = HeldOut(np.arange(len(labels)), pixels, labels, 64, torch.device("cpu"))
-    found = evaluate(model, held_out, replace(trial, seed=5), 0.1, 10)
+    trial = replace(trial, seed=5, pgd_steps=steps)
+    found = evaluate(model, held_out, trial, 0.1, 10)
+    config = Config(attack={"epsilon": 0.1}, evaluation={"pgd_steps": steps})
     evaluator = Evaluator.__new__(Evaluator)
     evaluator._context = SimpleNamespace(seed=5, round_index=0, trained_model=lambda: model)
-    evaluator._plan = EvaluationPlan.of(Config(attack={"epsilon": 0.1}), len(labels))
+    evaluator._plan = EvaluationPlan.of(config, len(labels))
     for attack in ("clean", "fgsm", "pgd"):
         right = evaluator._right(attack, held_out)
         assert found["accuracy"][attack] == right.mean()
