@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
+from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import get_device
@@ -22,6 +22,7 @@ from dm2at_ray.config_sections import ComputeConfig, TrainingConfig
 from dm2at_ray.errors import RunError, UserError
 from dm2at_ray.models import Classifier
 from dm2at_ray.stages.context import StageContext
+from dm2at_ray.stages.labeled_set import share_labeled_set, take_labeled_set
 from dm2at_ray.stages.reservations import (
     NamedReservations,
     Trainer,
@@ -30,10 +31,8 @@ from dm2at_ray.stages.reservations import (
 )
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.store.files import Files
-from dm2at_ray.store.tensors import tensor_array
 from dm2at_ray.training import (
     EpochReport,
-    LabeledSet,
     LossMeans,
     TrainSettings,
     TrainState,
@@ -64,6 +63,7 @@ class WorkerTask:
     Attributes:
         context: The round.
         settings: How to train.
+        labeled: What `share_labeled_set` returned.
         threads: Threads of a worker on CPUs.
         warm_start: Start from the weights of the round before.
         listener: The driver, which is told the step and the losses by `training_progress` and what a look
@@ -72,6 +72,7 @@ class WorkerTask:
 
     context: StageContext
     settings: TrainSettings
+    labeled: ObjectRef
     threads: int
     warm_start: bool
     listener: ActorHandle | None
@@ -110,11 +111,11 @@ def retrain(
     resources = {"CPU": compute.cpus_per_worker}
     if compute.gpus_per_worker:
         resources["GPU"] = compute.gpus_per_worker
-    task = WorkerTask(
-        context, settings_of(config, epsilon), compute.worker_threads, config.warm_start, listener
-    )
     reservations = reservation_prefix(context.run_uri, context.round_index)
     release_reservations(reservations)
+    settings = settings_of(config, epsilon)
+    labeled = share_labeled_set(context, settings)
+    task = WorkerTask(context, settings, labeled, compute.worker_threads, config.warm_start, listener)
     trainer = Trainer(
         _train_worker,
         train_loop_config={"task": task},
@@ -164,26 +165,6 @@ def settings_of(config: TrainingConfig, epsilon: float) -> TrainSettings:
     return TrainSettings(epsilon=epsilon, **{name: getattr(config, name) for name in names})
 
 
-def load_labeled_set(context: StageContext) -> LabeledSet:
-    """L as of this round: every label asked for so far, its image, and the twin that was crafted with it."""
-    run = RunDirectory(context.run_uri)
-    rounds = [run.round(index) for index in range(context.round_index + 1)]
-    tables = [r.labels() for r in rounds]
-    ids = np.concatenate([t["sample_id"].to_numpy() for t in tables])
-    labels = np.concatenate([t["label"].to_numpy() for t in tables])
-    images = context.pool().read(ids)
-    twins, has_twin = np.zeros_like(images), np.zeros(len(ids), bool)
-    order = np.argsort(ids)
-    for r in rounds:
-        crafted = r.adversarial()
-        if crafted is None:
-            continue
-        places = order[np.searchsorted(ids, crafted["sample_id"].to_numpy(), sorter=order)]
-        twins[places] = tensor_array(crafted["image"])
-        has_twin[places] = True
-    return LabeledSet(ids, images, labels, twins if has_twin.any() else None, has_twin)
-
-
 def initial_model(context: StageContext, warm_start: bool) -> Classifier:
     """The model that a round's training starts with: new for each round, or the last round's."""
     fresh = not (warm_start and context.round_index > 0)
@@ -207,7 +188,7 @@ def _train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     try:
         result = train(
             initial_model(task.context, task.warm_start),
-            load_labeled_set(task.context),
+            take_labeled_set(task.labeled, task.context, task.settings),
             task.settings,
             seed=task.context.seed,
             round_index=task.context.round_index,

@@ -55,10 +55,12 @@ class LabeledSet:
         return len(self.sample_ids)
 
     def subset(self, rows: NDArray[np.int64]) -> LabeledSet:
-        """The samples of these rows."""
-        twins = None if self.twins is None else self.twins[rows]
+        """The samples of these rows; without a copy where the rows are a run."""
+        is_run = len(rows) > 0 and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
+        taken = slice(rows[0], rows[0] + len(rows)) if is_run else rows
+        twins = None if self.twins is None else self.twins[taken]
         return LabeledSet(
-            self.sample_ids[rows], self.images[rows], self.labels[rows], twins, self.twin_mask()[rows]
+            self.sample_ids[taken], self.images[taken], self.labels[taken], twins, self.twin_mask()[taken]
         )
 
     def twin_mask(self) -> NDArray[np.bool_]:

@@ -14,7 +14,9 @@ do, unless they are pinned."""
 
 def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
     """The array as a tensor on the device, without waiting for it."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    # Arrays that lie in Ray's object store may not be written to, which torch cannot promise.
+    array = np.ascontiguousarray(array) if array.flags.writeable else array.copy()
+    tensor = torch.from_numpy(array)
     if device.type == "cuda" and tensor.nbytes > _QUEUED_BYTES:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -58,6 +58,10 @@ class Chronicle:
         with (self.directory / f"{name}.list").open("a") as file:
             file.write(json.dumps([os.getpid(), *values]) + "\n")
 
+    def has(self, name: str) -> bool:
+        """Whether anything was noted under a name."""
+        return (self.directory / f"{name}.list").exists()
+
     def notes(self, name: str) -> list[list[int]]:
         """The lists of a name, in the order in which they were noted."""
         return [json.loads(line) for line in (self.directory / f"{name}.list").read_text().splitlines()]

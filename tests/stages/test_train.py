@@ -1,39 +1,18 @@
-"""What a training starts with: the labeled set and the model, read from the run directory."""
+"""What a training starts with: the settings, and the model, read from the run directory."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any, get_args, get_type_hints
 
-import numpy as np
 import pytest
 import torch
 
 from dm2at_ray.config_sections import TrainingConfig
-from dm2at_ray.stages.train import initial_model, load_labeled_set, settings_of
+from dm2at_ray.stages.train import initial_model, settings_of
 from dm2at_ray.training import TrainSettings
 
 from .digits_run import DigitsRun
-
-
-def test_load_labeled_set__every_row_has_its_own_image_label_and_twin(digits_run: DigitsRun) -> None:
-    labeled = load_labeled_set(digits_run.context(1))
-    first, second = digits_run.queries
-    assert sorted(labeled.sample_ids.tolist()) == sorted([*first, *second])
-    np.testing.assert_array_equal(labeled.images, digits_run.images[labeled.sample_ids])
-    np.testing.assert_array_equal(labeled.labels, digits_run.labels[labeled.sample_ids])
-    has_twin = labeled.twin_mask()
-    assert set(labeled.sample_ids[has_twin]) == set(second)
-    assert labeled.twins is not None
-    expected = digits_run.twin_of(digits_run.images[labeled.sample_ids[has_twin]])
-    np.testing.assert_array_equal(labeled.twins[has_twin], expected)
-
-
-def test_load_labeled_set__a_round_sees_no_later_one(digits_run: DigitsRun) -> None:
-    labeled = load_labeled_set(digits_run.context(0))
-    assert sorted(labeled.sample_ids.tolist()) == sorted(digits_run.queries[0])
-    assert labeled.twins is None
-    assert not labeled.twin_mask().any()
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
