@@ -133,7 +133,8 @@ class TrainingConfig(Section):
     workers: int = Field(1, ge=1)
     """Ray Train workers; the batch is divided among them."""
     min_workers: int | None = Field(None, ge=1)
-    """Elastic training: with as few workers as these where no more fit, up to `workers`; all where unset."""
+    """Elastic training: with as few workers as these where no more fit, up to `workers`; all where unset.
+    With every minute that finds room for more, it goes on with these from its last checkpoint."""
     epochs: int = Field(40, ge=1)
     """Passes over the labeled set in a round."""
     min_steps: int = Field(400, ge=0)

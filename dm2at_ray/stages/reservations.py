@@ -19,6 +19,8 @@ from ray.train.v2._internal.execution.worker_group import worker_group as ray_wo
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
+from dm2at_ray.stages.elastic import FreeRoomPolicy
+
 
 def reservation_prefix(run_uri: str, round_index: int) -> str:
     """What the names of a training's placement groups begin with."""
@@ -52,8 +54,24 @@ class NamedReservations(WorkerGroupCallback):
 
 
 class Trainer(TorchTrainer):
-    """Ray Train's trainer without the detached actor that watches over its placement group."""
+    """Ray Train's trainer with named placement groups, without the detached actor that watches over them.
+
+    Args:
+        *args: As of the TorchTrainer.
+        reservations: What the names of its placement groups begin with.
+        **kwargs: As of the TorchTrainer.
+    """
+
+    def __init__(self, *args: Any, reservations: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reservations = reservations
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
+        kept = [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
+        return [*kept, NamedReservations(self._reservations)]
+
+    def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
+        if self.scaling_config.elasticity_enabled:
+            kwargs["scaling_policy"] = FreeRoomPolicy(self.scaling_config, self._reservations)
+        return super()._initialize_and_run_controller(**kwargs)

@@ -24,7 +24,6 @@ from dm2at_ray.models import Classifier
 from dm2at_ray.stages.context import StageContext
 from dm2at_ray.stages.labeled_set import share_labeled_set, take_labeled_set
 from dm2at_ray.stages.reservations import (
-    NamedReservations,
     Trainer,
     release_reservations,
     reservation_prefix,
@@ -118,6 +117,7 @@ def retrain(
     task = WorkerTask(context, settings, labeled, compute.worker_threads, config.warm_start, listener)
     trainer = Trainer(
         _train_worker,
+        reservations=reservations,
         train_loop_config={"task": task},
         scaling_config=ScalingConfig(
             num_workers=config.workers
@@ -132,7 +132,6 @@ def retrain(
             storage_filesystem=files.filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            callbacks=[NamedReservations(reservations)],
         ),
     )
     os.environ.setdefault(*LOOK_INTERVAL)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 
 import numpy as np
 import pytest
 import ray
+from ray.util import placement_group, remove_placement_group
 
 from dm2at_ray.actor import DriverActor
+from dm2at_ray.preflight import check
+from dm2at_ray.stages import labeled_set
+from dm2at_ray.stages.context import StageContext
+from dm2at_ray.stages.labeled_set import read_labeled_set, share_labeled_set, take_labeled_set
+from dm2at_ray.store import RunDirectory
+from dm2at_ray.training import LabeledSet, TrainSettings
 
 from . import mortal as mortal_module
 from . import watched as watched_module
@@ -29,6 +39,8 @@ CHECKPOINT_EVERY = 4
 NODE_SECONDS = 60
 RESIZE_SECONDS = 150
 NEVER = {"rounds": 0}
+WITH_TWINS = TrainSettings(adversaries="both")
+MARK_OF_NODE = "second_node"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,15 +86,21 @@ def test_labeled_set__is_read_once_for_all_workers_and_attempts(killed: Path) ->
 
 @pytest.fixture(scope="module")
 def resized(joined: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training on a node with room for one worker, that another such node joins, to be lost again."""
+    """A training on two nodes with room for a worker each; the second is taken at first, and lost at last."""
     directory = tmp_path_factory.mktemp("resized") / "run"
     chronicle = Chronicle(str(directory))
     config = tiny_config(training={"min_workers": 1}, compute={"cpus_per_worker": 3}, stop=NEVER)
     playing = Playing(config, directory, Resized)
-    playing.start()
-    wait_for("the first worker", lambda: chronicle.has("alone") or not playing.is_alive(), NODE_SECONDS)
-    with another_node(joined, cpus=3):
-        wait_for("a second worker", lambda: chronicle.has("grown") or not playing.is_alive(), RESIZE_SECONDS)
+    # Of a short name: sockets lie in it.
+    with TemporaryDirectory() as own_temp, another_node(joined, 3, own_temp):
+        taken = placement_group([{"CPU": 3, MARK_OF_NODE: 1}])
+        try:
+            ray.get(taken.ready(), timeout=NODE_SECONDS)
+            playing.start()
+            wait_for("one worker", lambda: chronicle.has("alone") or not playing.is_alive(), RESIZE_SECONDS)
+        finally:
+            remove_placement_group(taken)
+        wait_for("two workers", lambda: chronicle.has("grown") or not playing.is_alive(), RESIZE_SECONDS)
     playing.join()
     assert playing.failure is None
     return directory
@@ -104,11 +122,14 @@ class Playing(Thread):
 
 
 @contextmanager
-def another_node(address: str, cpus: int) -> Iterator[None]:
-    """A node that joins the cluster; in the end its power fails: all its processes are killed at once."""
+def another_node(address: str, cpus: int, own_temp: str) -> Iterator[None]:
+    """A node that joins the cluster and leaves it, as when a machine is reclaimed, its workers and all."""
     mark = uuid.uuid4().hex
     options = [
+        # Elsewhere `ray start` would tell every `ray.init` of this machine to join the cluster.
+        f"--temp-dir={own_temp}",
         "--num-gpus=0",
+        f"--resources={json.dumps({MARK_OF_NODE: 1})}",
         "--object-store-memory=100000000",
         "--min-worker-port=0",
         "--max-worker-port=0",
@@ -126,12 +147,13 @@ def another_node(address: str, cpus: int) -> Iterator[None]:
     try:
         yield
     finally:
-        end_marked(mark)
+        process.terminate()
         process.wait(timeout=NODE_SECONDS)
+        end_marked(mark)
         wait_until_gone(mark, NODE_SECONDS)
 
 
-def test_elastic_training__grows_and_shrinks_with_the_cluster(resized: Path) -> None:
+def test_elastic_training__grows_and_shrinks_with_the_room_there_is(resized: Path) -> None:
     groups = attempts(steps_of(resized))
     assert [{step.workers for step in group} for group in groups] == [{1}, {2}, {1}]
     begins = [min(step.epoch for step in group) for group in groups]
@@ -148,14 +170,62 @@ def test_elastic_training__reads_the_labeled_set_once(resized: Path) -> None:
     assert_read_once(resized)
 
 
+@pytest.fixture
+def context(joined: str, reference: Path) -> StageContext:
+    """Round 1 of the reference."""
+    config, run = tiny_config(), RunDirectory(str(reference))
+    plan = check(config, run)
+    size = config.model.batch_size
+    return StageContext(run.uri, plan.source, plan.model, config.seed, 1, size, config.compute)
+
+
+def test_share_labeled_set__is_the_labeled_set(
+    context: StageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labeled_set, "TASK_ROWS", 50)
+    taken = take_labeled_set(share_labeled_set(context, WITH_TWINS), context, WITH_TWINS)
+    assert_same_set(taken, read_labeled_set(context, WITH_TWINS))
+    assert int(taken.twin_mask().sum()) == 75
+    assert not taken.images.flags.writeable, "it lies in the object store"
+
+
+@ray.remote
+class Owner:
+    def own(self) -> list[ray.ObjectRef]:
+        return [ray.put("what a worker was to get")]
+
+
+def test_take_labeled_set__that_is_lost_is_read_again(context: StageContext) -> None:
+    owner = Owner.remote()
+    (lost,) = ray.get(owner.own.remote())
+    ray.kill(owner)
+    assert_same_set(take_labeled_set(lost, context, WITH_TWINS), read_labeled_set(context, WITH_TWINS))
+
+
+def test_take_labeled_set__that_does_not_come_is_read_again(
+    context: StageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labeled_set, "WAIT_SECONDS", 0.5)
+    never = ray.remote(num_cpus=1000)(lambda: None).remote()
+    assert_same_set(take_labeled_set(never, context, WITH_TWINS), read_labeled_set(context, WITH_TWINS))
+    ray.cancel(never)
+
+
+def assert_same_set(one: LabeledSet, other: LabeledSet) -> None:
+    for field in fields(LabeledSet):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+
+
 def attempts(steps: list[Step]) -> list[list[Step]]:
-    """The steps of each group of workers that Ray Train started; a group's epochs go up by one."""
+    """The steps of each group of workers that Ray Train started."""
     groups: list[list[Step]] = []
     of_pid: dict[int, list[Step]] = {}
     for step in steps:
         if step.pid not in of_pid:
-            is_new = not groups or any(other.rank == step.rank for other in groups[-1])
-            if is_new:
+            last = groups[-1] if groups else []
+            if not last or any(
+                (other.workers, other.rank) != (step.workers, 1 - step.rank) for other in last
+            ):
                 groups.append([])
             of_pid[step.pid] = groups[-1]
         of_pid[step.pid].append(step)
