@@ -192,14 +192,23 @@ def test_share_labeled_set__is_the_labeled_set(
 @ray.remote
 class Owner:
     def own(self) -> list[ray.ObjectRef]:
-        return [ray.put("what a worker was to get")]
+        return [ray.put(np.zeros(1_000_000))]
 
 
 def test_take_labeled_set__that_is_lost_is_read_again(context: StageContext) -> None:
     owner = Owner.remote()
     (lost,) = ray.get(owner.own.remote())
     ray.kill(owner)
+    wait_for("the end of what it owned", lambda: is_lost(lost), NODE_SECONDS)
     assert_same_set(take_labeled_set(lost, context, WITH_TWINS), read_labeled_set(context, WITH_TWINS))
+
+
+def is_lost(ref: ray.ObjectRef) -> bool:
+    try:
+        ray.get(ref, timeout=1)
+    except ray.exceptions.ObjectLostError:
+        return True
+    return False
 
 
 def test_take_labeled_set__that_does_not_come_is_read_again(
