@@ -141,7 +141,7 @@ class OurLoop:
     def __init__(
         self, model: nn.Module, labeled: LabeledSet, settings: TrainSettings, seed: int, device: torch.device
     ) -> None:
-        prefer_channels_last(model, to_pixels(labeled.images[:2].copy(), device))
+        prefer_channels_last(model, to_pixels(labeled.images[:2], device))
         self._model = compiled(model) if settings.compile else model
         self._labeled = labeled
         self._placed = PlacedSet(labeled, device)

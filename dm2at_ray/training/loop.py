@@ -125,7 +125,7 @@ def train(
     device = _with_index(torch.device(device))
     bare = synchronize_batch_norm(model) if settings.sync_batch_norm else model
     bare = bare.to(device)
-    prefer_channels_last(bare, to_pixels(labeled.images[:2].copy(), device))
+    prefer_channels_last(bare, to_pixels(labeled.images[:2], device))
     optimizer = make_optimizer(bare, settings)
     average = WeightAverage(bare, settings.ema) if settings.ema > 0 else None
     report = None
