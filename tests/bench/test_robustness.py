@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -327,14 +328,17 @@ def test_module__leaves_no_worker_behind(number: signal.Signals, idx_images: Pat
     options = ["--jobs", "2", "--threads", "1", "--epochs", "100000", "--labels", "1400"]
     command = [sys.executable, "-m", "dm2at_ray.bench.robustness", "--images", str(idx_images), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    workers: list[int] = []
     try:
         workers = eventually(lambda: children(process.pid) if len(children(process.pid)) == 2 else [])
         process.send_signal(number)
-        assert process.wait(30) == (143 if number == signal.SIGTERM else -number)
+        assert process.wait(60) == (143 if number == signal.SIGTERM else -number)
+        eventually(lambda: not any(map(is_running, workers)))
     finally:
         process.kill()
         process.wait()
-    eventually(lambda: not any(map(is_running, workers)))
+        for worker in filter(is_running, workers):
+            os.kill(worker, signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:
@@ -346,7 +350,7 @@ def is_running(pid: int) -> bool:
     return status.exists() and "State:\tZ" not in status.read_text()
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Wait for something to become true."""
     end = time.monotonic() + seconds
     while not (found := condition()):
