@@ -60,6 +60,7 @@ def gather(run: RunDirectory) -> ReportData:
         class_names=source.class_names or [],
         rounds=[r.metrics() for r in rounds],
         queries=pictures,
+        evaluations={r.index: list(r.evaluations().values()) for r in rounds},
         facts={
             "strategy": config.query.strategy,
             "model": config.model.name,

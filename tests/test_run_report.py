@@ -54,6 +54,22 @@ def test_gather__labels_predictions_and_scores_of_the_queries(digits_run: Digits
     assert [query.score for query in shown] == expected.tolist()
 
 
+def test_write_report__what_was_evaluated_afterwards(digits_run: DigitsRun) -> None:
+    found = {
+        "attack": "autoattack",
+        "accuracy": 0.25,
+        "accuracy_interval": [0.2, 0.31],
+        "images": 1234,
+        "settings": {"epsilon": 8 / 255, "attacks": ["apgd-ce", "square"]},
+    }
+    before = Path(write_report(digits_run.directory.uri)).read_text(encoding="utf-8")
+    assert "Evaluated afterwards" not in before
+    digits_run.directory.round(1).write_evaluation("autoattack", found)
+    page = Path(write_report(digits_run.directory.uri)).read_text(encoding="utf-8")
+    cells = re.findall(r"<td>([^<]*)</td>", page[page.index("Evaluated afterwards") :])[:6]
+    assert cells[:1] + cells[2:] == ["1", "25.0 %", "20.0–31.0 %", "1,234", "ε 8/255, 2 attacks"]
+
+
 def test_gather__facts_of_the_run(digits_run: DigitsRun) -> None:
     data = gather(digits_run.directory)
     assert [metrics["round"] for metrics in data.rounds] == [0, 1]

@@ -33,17 +33,25 @@ def evaluation_tables(evaluations: Sequence[Evaluation]) -> list[RenderableType]
     return [_attacks_table(evaluations), Text(f"\n{title}"), _classes_table(evaluations, classes)]
 
 
+ATTACK_HEADER = ("attack", "accuracy", "95 % interval", "images", "settings")
+
+
+def attack_cells(found: Evaluation) -> tuple[str, ...]:
+    """What one evaluation says, under ATTACK_HEADER."""
+    return (
+        attack_name(found["attack"]),
+        percent(found["accuracy"]),
+        percent_range(found["accuracy_interval"]),
+        f"{found['images']:,}",
+        _settings_text(found["settings"]),
+    )
+
+
 def _attacks_table(evaluations: Sequence[Evaluation]) -> Table:
-    table = plain_table("attack", "accuracy", "95 % interval", "images", "settings")
+    table = plain_table(*ATTACK_HEADER)
     table.columns[-1].justify = "left"
     for found in evaluations:
-        table.add_row(
-            attack_name(found["attack"]),
-            percent(found["accuracy"]),
-            percent_range(found["accuracy_interval"]),
-            f"{found['images']:,}",
-            _settings_text(found["settings"]),
-        )
+        table.add_row(*attack_cells(found))
     return table
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dm2at_ray.monitoring.charts import accuracy_chart, stage_chart
+from dm2at_ray.monitoring.evaluations import ATTACK_HEADER, Evaluation, attack_cells
 from dm2at_ray.monitoring.gallery import QueriedImage, make_gallery
 from dm2at_ray.monitoring.names import RoundMetrics, attack_name, attacks_of, round_seconds
 from dm2at_ray.monitoring.quantities import NOTHING, duration, percent, percent_range
@@ -33,6 +34,7 @@ class ReportData:
         class_names: Names of the classes.
         rounds: The ``metrics.json`` of the committed rounds, in order.
         queries: By round, the queried samples to show, most worth a label first.
+        evaluations: By round, what `dm2at evaluate` found of its model.
         facts: Further facts of the run to list under its heading, such as its dates or its model.
     """
 
@@ -44,6 +46,7 @@ class ReportData:
     class_names: Sequence[str]
     rounds: Sequence[RoundMetrics]
     queries: Mapping[int, Sequence[QueriedImage]] = field(default_factory=dict)
+    evaluations: Mapping[int, Sequence[Evaluation]] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -72,6 +75,12 @@ def render_report(data: ReportData, *, pictures_per_round: int = 12) -> str:
         stages_svg=Markup(stage_chart(data.rounds)) if data.rounds else None,
         intervals_known=any(metrics.get("accuracy_interval") for metrics in data.rounds),
         attack_names=[attack_name(attack) for attack in attacks],
+        evaluation_headers=["round", *ATTACK_HEADER],
+        evaluation_rows=[
+            [str(index), *attack_cells(found)]
+            for index, evaluations in sorted(data.evaluations.items())
+            for found in evaluations
+        ],
         classes=_class_rows(data, attacks),
         galleries=[
             make_gallery(round_index, samples, data.class_names, queried.get(round_index), pictures_per_round)
