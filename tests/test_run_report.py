@@ -67,7 +67,7 @@ def test_write_report__what_was_evaluated_afterwards(digits_run: DigitsRun) -> N
     digits_run.directory.round(1).write_evaluation("autoattack", found)
     page = Path(write_report(digits_run.directory.uri)).read_text(encoding="utf-8")
     cells = re.findall(r"<td>([^<]*)</td>", page[page.index("Evaluated afterwards") :])[:6]
-    assert cells[:1] + cells[2:] == ["1", "25.0 %", "20.0–31.0 %", "1,234", "ε 8/255, 2 attacks"]
+    assert cells[:1] + cells[2:] == ["1", "25.0 %", "20.0\N{EN DASH}31.0 %", "1,234", "ε 8/255, 2 attacks"]
 
 
 def test_gather__facts_of_the_run(digits_run: DigitsRun) -> None:
