@@ -44,6 +44,7 @@ def config_of(build: Any, tmp_path: Path) -> Config:
 
 
 def test_pods__have_few_rights(build: Any) -> None:
+    autoscaler = build.ray["autoscalerOptions"]
     for pod in build.pods:
         rights = pod["spec"]["securityContext"]
         assert rights["runAsNonRoot"] is True
@@ -51,10 +52,9 @@ def test_pods__have_few_rights(build: Any) -> None:
         assert rights["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not pod["spec"].keys() & {"hostNetwork", "hostPID", "hostIPC"}
         assert not [each for each in pod["spec"].get("volumes", []) if "hostPath" in each]
-        for container in containers(pod):
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert build.ray["autoscalerOptions"]["securityContext"]["allowPrivilegeEscalation"] is False
+    for each in [*(container for pod in build.pods for container in containers(pod)), autoscaler]:
+        assert each["securityContext"]["allowPrivilegeEscalation"] is False
+        assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_pods__ask_for_what_they_need(build: Any) -> None:
@@ -62,6 +62,9 @@ def test_pods__ask_for_what_they_need(build: Any) -> None:
     for each in [*resources, build.ray["autoscalerOptions"]["resources"]]:
         assert {"cpu", "memory"} <= each["requests"].keys()
         assert "memory" in each["limits"]
+        # An API server refuses GPUs of which more are allowed than asked for.
+        gpus = [{name: n for name, n in each[kind].items() if "/" in name} for kind in ("requests", "limits")]
+        assert gpus[0] == gpus[1]
 
 
 def test_pods__images_are_pinned(build: Any) -> None:
