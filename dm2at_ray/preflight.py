@@ -56,8 +56,8 @@ def check(config: Config, run: RunDirectory) -> Plan:
             "more for the simulated oracle to reveal; give a pool with labels"
         )
     size, channels = _image_shape(config, source)
+    check_alone(config)
     _check_against_pool(config, sizes["pool"])
-    _check_training(config)
     model = _checked_model(config, len(names), channels, size)
     return Plan(replace(source.spec, image_size=size, channels=channels), model, names, sizes)
 
@@ -115,7 +115,19 @@ def check_resources(config: Config, available: dict[str, float], *, training: bo
                 )
 
 
-def _check_training(config: Config) -> None:
+def check_alone(config: Config) -> None:
+    """Hold the config against itself, for whoever cannot reach the pool.
+
+    Args:
+        config: Of the run.
+
+    Raises:
+        ConfigError: A field is at odds with another, or names nothing that there is.
+    """
+    if config.query.strategy not in STRATEGIES:
+        raise ConfigError(
+            f"query.strategy = {config.query.strategy}: unknown; use one of {', '.join(STRATEGIES)}"
+        )
     try:
         training_settings(config.training, config.attack.epsilon)
     except ConfigError as error:
@@ -169,8 +181,6 @@ def _check_against_pool(config: Config, pool: int) -> None:
         raise ConfigError(f"{field} = {value}: {mend}")
 
     query, k = config.query, config.neighbors.k
-    if query.strategy not in STRATEGIES:
-        refuse("query.strategy", query.strategy, f"unknown; use one of {', '.join(STRATEGIES)}")
     if query.initial > pool:
         refuse("query.initial", query.initial, f"more than the {pool:,} images of the pool; lower it")
     if query.size > pool:
