@@ -174,6 +174,7 @@ def start_driver(
     """
     contact = {
         "address": ray.get_runtime_context().gcs_address,
+        "cluster": ray.get_runtime_context().get_session_name(),
         "auth_mode": os.environ.get("RAY_AUTH_MODE", ""),
     }
     restartable = ray.remote(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -219,15 +220,30 @@ def evaluate(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Take the first so many held-out images; all of them if left out."),
     ] = None,
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Import path of the run's model where it is your own, package.module:function: no code is "
+            "imported because a run directory names it.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a round's model on the held-out images, per class and with 95 % confidence intervals."""
     from dm2at_ray.monitoring.evaluations import evaluation_tables
     from dm2at_ray.monitoring.progress import make_progress
     from dm2at_ray.run_evaluation import ROUND_ATTACKS, Request, evaluate_run
+    from dm2at_ray.uri import absolute_uri
 
-    sys.path.insert(0, str(Path.cwd()))
-    request = Request(tuple(attacks or ROUND_ATTACKS), round_index, pgd_steps, pgd_restarts, max_images)
+    run_dir = absolute_uri(run_dir)
+    if model is None:
+        # Ray's processes import from where they start, which may be a stranger's run directory.
+        os.chdir("/")
+    else:
+        sys.path.insert(0, str(Path.cwd()))
+    attacks_asked_for = tuple(attacks or ROUND_ATTACKS)
+    request = Request(attacks_asked_for, round_index, pgd_steps, pgd_restarts, max_images, model)
     view = make_progress(sys.stderr if as_json else sys.stdout)
     with _signals_raise("attacks that were finished stay written"), view:
         result = evaluate_run(run_dir, request, view)

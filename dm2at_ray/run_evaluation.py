@@ -38,6 +38,7 @@ class Request:
         pgd_steps: Steps of PGD; None for the run's own.
         pgd_restarts: Random starts of PGD; None for the run's own.
         max_images: Take the first so many held-out images; None for all, whatever the run itself took.
+        trusted_model: Import path of a model whose code may be run, where the run's model is the user's own.
     """
 
     attacks: tuple[str, ...] = ROUND_ATTACKS
@@ -45,6 +46,7 @@ class Request:
     pgd_steps: int | None = None
     pgd_restarts: int | None = None
     max_images: int | None = None
+    trusted_model: str | None = None
 
 
 def evaluate_run(run_dir: str, request: Request, view: ProgressView) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def evaluate_run(run_dir: str, request: Request, view: ProgressView) -> dict[str
     run = RunDirectory(absolute_uri(run_dir))
     run.require()
     round_ = _round_with_model(run, request.round_index)
+    _check_trust(run, round_, request)
     config = _with_wishes(run.config(), request)
     context, class_names = _context(run, round_, config)
     summary = summary_of(run, "test")
@@ -154,6 +157,16 @@ def _round_with_model(run: RunDirectory, index: int | None) -> RoundDirectory:
         there = ", ".join(map(str, trained))
         raise RunError(f"run directory {run.uri}: round {index} has no model; choose one of {there}")
     return trained[index]
+
+
+def _check_trust(run: RunDirectory, round_: RoundDirectory, request: Request) -> None:
+    """Import nothing because a run directory says so: whoever made it is not known here."""
+    name = round_.model_spec().name
+    if ":" in name and name != request.trusted_model:
+        raise RunError(
+            f"run directory {run.uri}: its model is {name}, code that is not part of this package; give "
+            f"--model {name} if you trust that code"
+        )
 
 
 def _with_wishes(config: Config, request: Request) -> Config:

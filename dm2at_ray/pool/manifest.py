@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
+from dm2at_ray.parquet import open_parquet
 from dm2at_ray.pool.decode import UnreadableImage, decode
 from dm2at_ray.pool.location import Location, one_line
 from dm2at_ray.pool.lru import LruCache
@@ -173,10 +173,10 @@ class Manifest:
     def _read_part(self, index: int, columns: list[str] | None = None) -> pa.Table:
         path = f"{self._place.path}/{part_name(index)}"
         # ParquetFile, not read_table: that would take folder names such as `a=b` for partition columns.
-        with pq.ParquetFile(path, filesystem=self._place.filesystem) as part:
+        with open_parquet(path, filesystem=self._place.filesystem) as part:
             return part.read(columns=columns)
 
 
 def _num_rows(filesystem: fs.FileSystem, path: str) -> int:
-    with pq.ParquetFile(path, filesystem=filesystem) as part:
+    with open_parquet(path, filesystem=filesystem) as part:
         return part.metadata.num_rows

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from dm2at_ray.errors import RunError
+from dm2at_ray.parquet import ForeignTypeError, open_parquet
 
 
 class Files:
@@ -106,9 +107,16 @@ class Files:
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Read a Parquet file."""
+        """Read a Parquet file.
+
+        Raises:
+            RunError: A column is not of plain values.
+        """
         with self.filesystem.open_input_file(self.path(name)) as source:
-            return pq.ParquetFile(source).read(columns=columns)
+            try:
+                return open_parquet(source).read(columns=columns)
+            except ForeignTypeError as error:
+                raise RunError(f"{self.path(name)}: {error}; no run of this package wrote it") from None
 
 
 def _write_local(path: str, data: bytes) -> None:

@@ -20,12 +20,13 @@ class Lease:
 
     A lease that its holder released, that is older than `LIFETIME_SECONDS`, or whose process is known to be
     gone from this very machine is free. The named driver actor refuses a second driver within one Ray cluster
-    at once; the lease does so between clusters.
+    at once, so a lease of the same cluster is free too; the lease refuses one between clusters.
 
     Args:
         files: The run directory.
         owner: Who holds the lease: the same for a driver and its restarts.
-        contact: How the driver can be asked, for `dm2at status`: plain values, kept in the lease as they are.
+        contact: How the driver can be asked, for `dm2at status`: plain values, kept in the lease as they are;
+            `cluster` names the Ray cluster.
         now: The clock, in seconds since the epoch.
     """
 
@@ -82,6 +83,10 @@ class Lease:
 
     def _is_held(self, holder: dict) -> bool:
         if self._now() - holder["time"] > LIFETIME_SECONDS:
+            return False
+        cluster = holder["contact"].get("cluster")
+        if cluster and cluster == self._contact.get("cluster"):
+            # Its actor has lost its name to this one, so it is dead, on whatever node.
             return False
         here = holder["host"] == socket.gethostname() and holder["boot"] == _boot_id()
         return not here or _is_alive(holder["pid"])

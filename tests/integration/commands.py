@@ -63,17 +63,24 @@ class Command:
         *arguments: Of the command.
         folder: Its working directory, where stdout and stderr go as files.
         address: The Ray cluster to join; None lets it start its own.
+        variables: More of its environment.
         terminal: File descriptor of a terminal for it to run at, instead of the files.
     """
 
     def __init__(
-        self, *arguments: object, folder: Path, address: str | None = None, terminal: int | None = None
+        self,
+        *arguments: object,
+        folder: Path,
+        address: str | None = None,
+        variables: Mapping[str, str] | None = None,
+        terminal: int | None = None,
     ) -> None:
         self.mark = uuid.uuid4().hex
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment |= {VARIABLE: self.mark}
         if address is not None:
             environment |= {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
+        environment |= variables or {}
         self._files = {name: folder / f"{name}-{self.mark}" for name in ("stdout", "stderr")}
         start = [str(Path(sys.executable).with_name("dm2at"))]
         if terminal is not None:

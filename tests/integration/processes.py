@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 VARIABLE = "DM2AT_TEST"
@@ -41,6 +43,27 @@ def end_marked(mark: str) -> None:
     for process in marked(mark):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+
+
+def listening_addresses(processes: Iterable[int]) -> set[str]:
+    """Addresses on which any of these processes accepts TCP connections."""
+    inodes = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            for descriptor in Path(f"/proc/{process}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    inodes.add(os.readlink(descriptor))
+    found = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:]:
+            _, local, _, state, *_ = fields = line.split()
+            if state == "0A" and f"socket:[{fields[9]}]" in inodes:
+                words = bytes.fromhex(local.partition(":")[0])
+                # The kernel prints each four bytes as one number of this machine's byte order.
+                packed = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+                address = ipaddress.ip_address(packed)
+                found.add(str(getattr(address, "ipv4_mapped", None) or address))
+    return found
 
 
 def _describe(process: int) -> str:

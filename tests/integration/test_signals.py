@@ -29,7 +29,7 @@ from dm2at_ray.store import RunDirectory
 from dm2at_ray.store.lease import read_lease
 
 from .commands import Command, wait_for, write_config
-from .processes import wait_until_gone
+from .processes import listening_addresses, wait_until_gone
 
 SECONDS = 180
 GONE_SECONDS = 20
@@ -220,6 +220,7 @@ def test_sigterm__ends_a_run_with_a_ray_of_its_own(tmp_path: Path) -> None:
             assert '"live": true' in asked.stdout, asked.stdout
         assert command.process.poll() is None, command.stderr
         assert len(command.processes()) > 5  # Ray's own among them
+        assert listening_addresses(command.processes()) == {"127.0.0.1"}
         command.process.send_signal(signal.SIGTERM)
         assert command.end(SECONDS) == 128 + signal.SIGTERM
         assert command.stderr == f"{LAST_WORDS}\n"

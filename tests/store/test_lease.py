@@ -153,3 +153,14 @@ def test_release__leaves_anothers_lease(files: Files, clock: Clock) -> None:
 def test_release__of_nothing(files: Files) -> None:
     Lease(files, "first").release()
     assert not files.exists(LEASE_FILE)
+
+
+def test_acquire__a_lease_of_the_same_cluster_is_of_a_dead_driver(files: Files, clock: Clock) -> None:
+    """Of another node's: the named actor has refused a second driver that lives."""
+    Lease(files, "first", {"cluster": "session_1"}, clock).acquire()
+    pretend(files, host="another-node")
+    for contact in ({"cluster": "session_2"}, {"cluster": ""}, {}):
+        with pytest.raises(RunError):
+            Lease(files, "second", contact, clock).acquire()
+    Lease(files, "second", {"cluster": "session_1"}, clock).acquire()
+    assert read_lease(files)["owner"] == "second"

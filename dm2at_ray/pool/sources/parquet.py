@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
+from dm2at_ray.parquet import open_parquet
 from dm2at_ray.pool.decode import Raw, UnreadableImage
 from dm2at_ray.pool.location import Location, one_line
 from dm2at_ray.pool.lru import LruCache
@@ -152,7 +153,7 @@ class Parquet(Source):
     def _load_file(self, key: tuple[Split, str]) -> _OpenFile:
         split, path = key
         try:
-            parquet = pq.ParquetFile(path, filesystem=self._roots[split].filesystem)
+            parquet = open_parquet(path, filesystem=self._roots[split].filesystem)
             sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
             return _OpenFile(parquet, np.cumsum([0, *sizes]))
         except (pa.ArrowException, OSError) as error:
