@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from dm2at_ray.config import Config
 from dm2at_ray.driver import Driver
 from dm2at_ray.errors import RunError, UserError
 from dm2at_ray.journal import Journal
+from dm2at_ray.monitoring.push import Pusher
 from dm2at_ray.monitoring.server import MetricsServer
 from dm2at_ray.monitoring.snapshot import Snapshot
 from dm2at_ray.preflight import Plan
@@ -86,9 +88,13 @@ class DriverActor:
             self._journal,
             ray.get_runtime_context().current_actor,
         )
-        server = None
+        self._journal.restore()
+        self._tell_surroundings()
+        server = pusher = None
+        settings = self._config.monitoring
         try:
             server = self._serve_metrics()
+            pusher = self._push_metrics()
             return Outcome(reason=driver.run(self._plan.sizes))
         except Exception as error:
             user_error = find_user_error(error)
@@ -100,20 +106,39 @@ class DriverActor:
         finally:
             self._ended.set()
             self._lease.release()
+            if pusher:
+                pusher.close()
             if server:
-                server.close()
+                server.close(settings.last_scrape_seconds)
 
     def _serve_metrics(self) -> MetricsServer | None:
         settings = self._config.monitoring
         if not settings.enabled:
-            self._journal.phase("starting", pid=os.getpid(), metrics_url=None)
+            self._journal.phase("starting", pid=os.getpid(), metrics_url=None, ray_metrics=[])
             return None
         server = self._journal.metrics.serve(settings.host, settings.port)
         url = f"http://{server.host}:{server.port}/metrics"
         busy = f" (port {settings.port} is busy)" if settings.port not in (0, server.port) else ""
         self._journal.notice(f"metrics: {url}{busy}")
-        self._journal.phase("starting", pid=os.getpid(), metrics_url=url)
+        self._journal.phase("starting", pid=os.getpid(), metrics_url=url, ray_metrics=_ray_metrics())
         return server
+
+    def _push_metrics(self) -> Pusher | None:
+        settings = self._config.monitoring
+        if not settings.enabled or settings.push_gateway is None:
+            return None
+        registry = self._journal.metrics.registry
+        return Pusher(registry, settings.push_gateway, self._config.name, settings.push_seconds)
+
+    def _tell_surroundings(self) -> None:
+        """Have the metrics know what is there before anything is counted."""
+        metrics = self._journal.metrics
+        # The label `SessionName` of Ray's own metrics.
+        metrics.session_joined(ray.get_runtime_context().get_session_name())
+        metrics.nodes_joined(_node_addresses())
+        disk = self._run.files.local_root
+        if disk is not None:
+            metrics.disk_watched(lambda: shutil.disk_usage(disk).free, lambda: shutil.disk_usage(disk).total)
 
     @ray.method(concurrency_group="control")
     def snapshot(self) -> Snapshot:
@@ -132,9 +157,10 @@ class DriverActor:
         self._journal.metrics.losses_measured({kind: v for kind, v in losses.items() if v is not None})
 
     @ray.method(concurrency_group="control")
-    def training_looked(self, accuracy: dict[str, float], answer: str | None) -> None:
-        """Take accuracies on the validation part from the training, and what a collapse was answered with."""
+    def training_looked(self, accuracy: dict[str, float], collapse: str | None, answer: str | None) -> None:
+        """Take accuracies on the validation part from the training, and a collapse with the answer to it."""
         self._journal.metrics.validation_measured(accuracy)
+        self._journal.metrics.collapse_seen(collapse)
         if answer is not None:
             self._journal.notice(answer)
 
@@ -151,6 +177,7 @@ class DriverActor:
                 self._lease.renew()
             except OSError:
                 logger.exception("the lease on %s could not be renewed", self._run.uri)
+            self._journal.metrics.nodes_joined(_node_addresses())
 
 
 def start_driver(
@@ -193,6 +220,15 @@ def start_driver(
             f"run directory {run.uri}: a driver of this cluster works on it; wait for it, or ask it by "
             f"`dm2at status {run.uri}`"
         ) from None
+
+
+def _node_addresses() -> list[str]:
+    return [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
+
+
+def _ray_metrics() -> list[str]:
+    """Where the nodes serve Ray's own metrics, for a Ray without a dashboard, which writes no such list."""
+    return [f"{n['NodeManagerAddress']}:{n['MetricsExportPort']}" for n in ray.nodes() if n["Alive"]]
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:

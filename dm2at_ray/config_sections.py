@@ -255,3 +255,9 @@ class MonitoringConfig(Section):
     """Address to serve on."""
     port: int = Field(9464, ge=0, le=65535)
     """Port to serve on; the next free one is taken when it is busy, any free one for 0."""
+    last_scrape_seconds: float = Field(30.0, ge=0.0)
+    """Where the run was scraped, its last word waits for one more scrape, so long at most."""
+    push_gateway: str | None = Field(None, pattern=r"^https?://[^@\s]+$")
+    """URL of a Pushgateway that gets the metrics too: for runs shorter than a scrape; none where unset."""
+    push_seconds: float = Field(10.0, gt=0.0)
+    """Seconds between two pushes; the last word is pushed at once."""

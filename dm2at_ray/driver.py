@@ -23,7 +23,7 @@ from dm2at_ray.stages.context import StageContext
 from dm2at_ray.stages.craft import craft, craft_parts
 from dm2at_ray.stages.embed import embed
 from dm2at_ray.stages.evaluate import EvaluationPlan, evaluate
-from dm2at_ray.stages.manifest import SplitSummary, build_manifest, summary_of
+from dm2at_ray.stages.manifest import SplitSummary, TooManyRejectsError, build_manifest, summary_of
 from dm2at_ray.stages.neighbors import find_neighbors, has_neighbors, search_summary
 from dm2at_ray.stages.score import Acquisition, rescore, score
 from dm2at_ray.stages.train import retrain
@@ -71,7 +71,6 @@ class Driver:
         self._pool = self._listed("pool", sizes["pool"])
         self._test = self._listed("test", sizes["test"])
         self._rejected = self._context(0).pool().rejected_ids()
-        self._journal.restore()
         while True:
             done = self._run.committed_rounds()
             excluded = self._excluded(len(done))
@@ -228,9 +227,13 @@ class Driver:
         if summary is not None:
             return summary
         with self._journal.stage(None, f"list {split}") as progress:
-            return build_manifest(
-                self._run, self._source, split, self._config.data.max_rejected_fraction, progress, expected
-            )
+            limit = self._config.data.max_rejected_fraction
+            try:
+                return build_manifest(self._run, self._source, split, limit, progress, expected)
+            except TooManyRejectsError as error:
+                found = error.summary
+                self._journal.sizes(labeled=0, pool=found.size - found.rejected, rejected=found.rejected)
+                raise
 
     def _context(self, round_index: int) -> StageContext:
         return StageContext(

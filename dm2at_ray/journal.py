@@ -33,6 +33,9 @@ class Journal:
         self._config = config
         self.metrics = RunMetrics(config.name, class_names)
         self.metrics.label_budget_set(config.stop.label_budget)
+        self.metrics.limits_set(
+            rejected=config.data.max_rejected_fraction, recall=config.neighbors.recall_target
+        )
         self._lock = threading.Lock()
         # Held while status.json is written, so that the last word stays the last; `_lock` never waits for it.
         self._writing = threading.Lock()
@@ -84,17 +87,26 @@ class Journal:
             stage=name,
         )
         images = 0
+        nodes: dict[str, int] = {}
 
-        def progress(done: int, total: int) -> None:
+        def progress(done: int, total: int, node: str | None = None) -> None:
             nonlocal images
+            if done < images:
+                # Another pass over fewer images, as by a dearer score.
+                nodes.clear()
+                images = 0
+            if node is not None:
+                nodes[node] = nodes.get(node, 0) + done - images
             images = done
             self.advanced(done, total)
+            if unit == "images" and round_ is not None:
+                self.metrics.stage_advanced(name, time.monotonic() - began, images, nodes)
 
         yield progress
         seconds = time.monotonic() - began
         if round_ is not None:
-            round_.add_stage_cost(name, seconds, images)
-            self.metrics.stage_finished(name, seconds, images)
+            round_.add_stage_cost(name, seconds, images, nodes)
+            self.metrics.stage_finished(name, seconds, images, nodes)
         with self._lock:
             self._status["stage"] = ""
             self._finished.append(StageLine(len(self._finished) + 1, index, name, seconds, images))
@@ -103,6 +115,7 @@ class Journal:
         """Note how far the stage in progress is."""
         with self._lock:
             self._done, self._total = done, total
+        self.metrics.progressed()
 
     def committed(self, metrics: dict[str, Any]) -> None:
         """Take over what a committed round reported."""
@@ -145,6 +158,9 @@ class Journal:
     def _enter(self, phase: str, facts: dict[str, Any]) -> None:
         if self._closed:
             return
+        if phase == "awaiting_labels":
+            facts = {**facts, "awaiting_since": self._awaiting_since(facts.get("round"))}
+        self.metrics.labels_awaited(facts.get("awaiting_since"))
         with self._lock:
             self._status |= {"phase": phase, **facts}
             status = {**self._status, "time": time.time()}
@@ -152,10 +168,17 @@ class Journal:
         self.metrics.phase_changed(phase)
         self._run.write_status(status)
 
+    def _awaiting_since(self, round_index: int | None) -> float:
+        """Since when a round's labels are awaited: a driver that only looks again does not begin anew."""
+        before = self._run.status()
+        waits = before.get("phase") == "awaiting_labels" and before.get("round") == round_index
+        return before["awaiting_since"] if waits and "awaiting_since" in before else time.time()
 
-def costs_by_kind(costs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Stage -> {seconds, images} as metrics.json has it: stage_seconds and stage_images, stage -> value."""
+
+def costs_by_kind(costs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Costs of stages as metrics.json has them: for each kind of cost a mapping from the stage to it."""
     return {
         "stage_seconds": {stage: cost["seconds"] for stage, cost in costs.items()},
         "stage_images": {stage: cost["images"] for stage, cost in costs.items()},
+        "stage_images_by_node": {stage: cost["nodes"] for stage, cost in costs.items() if cost.get("nodes")},
     }

@@ -6,12 +6,16 @@ the sums of histograms, so what a round reports is counted here, with prometheus
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dm2at_ray.monitoring.class_labels import class_labels, grouped_means, grouped_sums
-from dm2at_ray.monitoring.instruments import Instruments
-from dm2at_ray.monitoring.names import ATTACKS, COLLAPSES, PHASES, STAGES, RoundMetrics
+from dm2at_ray.monitoring.instruments import SCORE_BUCKETS, Instruments
+from dm2at_ray.monitoring.names import ATTACKS, COLLAPSES, NODE_STAGES, PHASES, STAGES, RoundMetrics
+from dm2at_ray.monitoring.node_labels import NodeLabels
 from dm2at_ray.monitoring.server import MetricsServer, serve_registry
 
 
@@ -40,6 +44,8 @@ class RunMetrics:
         self._series = Instruments()
         self.registry = self._series.registry
         self._class_labels = class_labels(class_names)
+        self._node_labels = NodeLabels()
+        self._budget = math.inf
         self._open_round: dict[str, tuple[float, int]] = {}
         self._start_at_zero()
 
@@ -62,10 +68,45 @@ class RunMetrics:
             self._series.queries.labels(self._run, label)
         for kind in COLLAPSES:
             self._series.collapses.labels(self._run, kind)
+            self._series.collapsed.labels(self._run, kind)
+        self._series.awaited_since.labels(self._run)
+        for bound in (*SCORE_BUCKETS, math.inf):
+            self._series.round_scores.labels(self._run, _le(bound))
+        self.progressed()
 
     def label_budget_set(self, labels: int | None) -> None:
         """State how many labels the run may ask for in all (None: no limit)."""
-        self._series.budget.labels(self._run).set(float("inf") if labels is None else labels)
+        self._budget = math.inf if labels is None else labels
+        self._series.budget.labels(self._run).set(self._budget)
+        self._series.budget_left.labels(self._run).set(self._budget)
+
+    def limits_set(self, *, rejected: float, recall: float) -> None:
+        """State the share of images that may be unreadable, and the recall that the search aims at."""
+        self._series.rejected_limit.labels(self._run).set(rejected)
+        self._series.recall_target.labels(self._run).set(recall)
+
+    def session_joined(self, session: str) -> None:
+        """State which Ray session drives the run, under the name that Ray's own metrics have it."""
+        self._series.info.labels(self._run, session).set(1)
+
+    def disk_watched(self, free: Callable[[], float], size: Callable[[], float]) -> None:
+        """Show the space where the run directory lies, asked for anew with every scrape."""
+        self._series.disk_free.labels(self._run).set_function(free)
+        self._series.disk_size.labels(self._run).set_function(size)
+
+    def nodes_joined(self, nodes: Iterable[str]) -> None:
+        """Have counters of these nodes begin at 0 before they have done anything."""
+        for node in nodes:
+            for stage in NODE_STAGES:
+                self._series.node_images.labels(self._run, stage, self._node_labels.of(node))
+
+    def progressed(self) -> None:
+        """Note that the run has got somewhere just now."""
+        self._series.progress_time.labels(self._run).set(time.time())
+
+    def labels_awaited(self, since: float | None) -> None:
+        """State since when people are asked for labels, in Unix time; None when they are not."""
+        self._series.awaited_since.labels(self._run).set(since or 0.0)
 
     def phase_changed(self, phase: str) -> None:
         """Move the run into one of `PHASES`.
@@ -85,11 +126,28 @@ class RunMetrics:
     def sizes_changed(self, *, labeled: int, pool: int, rejected: int) -> None:
         """State the sizes of the labeled set and of the unlabeled pool, and the images set aside."""
         self._series.labeled.labels(self._run).set(labeled)
+        self._series.budget_left.labels(self._run).set(max(0.0, self._budget - labeled))
         self._series.pool.labels(self._run).set(pool)
         self._series.rejected.labels(self._run).set(rejected)
 
-    def stage_finished(self, stage: str, seconds: float, images: int) -> None:
+    def stage_advanced(
+        self, stage: str, seconds: float, images: int, nodes: Mapping[str, int] | None = None
+    ) -> None:
+        """Show how fast a stage is: in the wall seconds since it began so many images, and by node."""
+        if seconds <= 0:
+            return
+        self._series.stage_rate.labels(self._run, stage).set(images / seconds)
+        for label, done in self._node_labels.sums(nodes or {}):
+            self._series.node_rate.labels(self._run, stage, label).set(done / seconds)
+
+    def stage_finished(
+        self, stage: str, seconds: float, images: int, nodes: Mapping[str, int] | None = None
+    ) -> None:
         """Count one finished stage of the open round: its wall seconds and the images it worked on."""
+        self.progressed()
+        self.stage_advanced(stage, seconds, images, nodes)
+        for label, done in self._node_labels.sums(nodes or {}):
+            self._series.node_images.labels(self._run, stage, label).inc(done)
         self._series.stage_seconds.labels(self._run, stage).inc(seconds)
         self._series.stage_images.labels(self._run, stage).inc(images)
         self._series.stage_last.labels(self._run, stage).set(seconds)
@@ -106,6 +164,11 @@ class RunMetrics:
         for attack, value in accuracy.items():
             self._series.validation_accuracy.labels(self._run, attack).set(value)
 
+    def collapse_seen(self, collapse: str | None) -> None:
+        """Show what the last look at a training has found: one of `COLLAPSES`, or None for none."""
+        for kind in COLLAPSES:
+            self._series.collapsed.labels(self._run, kind).set(kind == collapse)
+
     def round_committed(self, metrics: RoundMetrics) -> None:
         """Take over everything a round reported, given its ``metrics.json``.
 
@@ -118,23 +181,29 @@ class RunMetrics:
         self._open_round.clear()
         for label, queries in grouped_sums(self._class_labels, metrics.get("queries_by_class", ())):
             self._series.queries.labels(self._run, label).inc(queries)
-        for score in metrics.get("query_scores", ()):
-            self._series.scores.labels(self._run).observe(score)
+        self._count_scores(metrics.get("query_scores", ()))
         self._show_accuracy(metrics)
         self._show_recall(metrics)
         self._take_looks((metrics.get("training") or {}).get("stability") or {})
         self.losses_measured({kind: v for kind, v in metrics.get("loss", {}).items() if v is not None})
         self._series.committed.labels(self._run).inc()
 
+    def _count_scores(self, scores: Sequence[float]) -> None:
+        for score in scores:
+            self._series.scores.labels(self._run).observe(score)
+        ascending = sorted(scores)
+        for bound in (*SCORE_BUCKETS, math.inf):
+            self._series.round_scores.labels(self._run, _le(bound)).set(bisect_right(ascending, bound))
+
     def _count_uncounted_stages(self, metrics: RoundMetrics) -> None:
-        images_of = metrics.get("stage_images", {})
-        for stage, seconds in metrics.get("stage_seconds", {}).items():
+        for stage, (seconds, images, nodes) in _costs(metrics).items():
             counted_seconds, counted_images = self._open_round.get(stage, (0.0, 0))
-            self._series.stage_seconds.labels(self._run, stage).inc(max(0.0, seconds - counted_seconds))
-            self._series.stage_images.labels(self._run, stage).inc(
-                max(0, images_of.get(stage, 0) - counted_images)
-            )
-            self._series.stage_last.labels(self._run, stage).set(seconds)
+            if stage not in self._open_round:
+                self.stage_finished(stage, seconds, images, nodes)
+            else:
+                self._series.stage_seconds.labels(self._run, stage).inc(max(0.0, seconds - counted_seconds))
+                self._series.stage_images.labels(self._run, stage).inc(max(0, images - counted_images))
+                self._series.stage_last.labels(self._run, stage).set(seconds)
 
     def _show_accuracy(self, metrics: RoundMetrics) -> None:
         for attack, accuracy in metrics.get("accuracy", {}).items():
@@ -152,6 +221,7 @@ class RunMetrics:
         for look in looks:
             if look["answer"] is not None:
                 self._series.collapses.labels(self._run, look["collapse"]).inc()
+        self.collapse_seen(looks[-1]["collapse"] if looks else None)
         if looks:
             self.validation_measured({attack: looks[-1][attack] for attack in ATTACKS})
 
@@ -180,10 +250,23 @@ class RunMetrics:
         for metrics in rounds:
             self.round_committed(metrics)
         if open_round is not None:
-            images_of = open_round.get("stage_images", {})
-            for stage, seconds in open_round.get("stage_seconds", {}).items():
-                self.stage_finished(stage, seconds, images_of.get(stage, 0))
+            for stage, (seconds, images, nodes) in _costs(open_round).items():
+                self.stage_finished(stage, seconds, images, nodes)
 
     def serve(self, host: str, port: int) -> MetricsServer:
         """Answer ``GET /metrics`` on ``host:port``, or on the next free port (see `serve_registry`)."""
         return serve_registry(self.registry, host, port)
+
+
+def _costs(metrics: RoundMetrics) -> dict[str, tuple[float, int, Mapping[str, int]]]:
+    """Stage -> its wall seconds, its images, and these by node."""
+    images, nodes = metrics.get("stage_images", {}), metrics.get("stage_images_by_node", {})
+    return {
+        stage: (seconds, images.get(stage, 0), nodes.get(stage, {}))
+        for stage, seconds in metrics.get("stage_seconds", {}).items()
+    }
+
+
+def _le(bound: float) -> str:
+    """A bucket's upper bound as prometheus_client writes it."""
+    return "+Inf" if bound == math.inf else str(bound)

@@ -7,6 +7,8 @@ from typing import Any
 
 PHASES = ("starting", "selecting", "awaiting_labels", "training", "done", "failed", "interrupted")
 STAGES = ("embed", "neighbors", "score", "craft", "label", "train", "evaluate")
+NODE_STAGES = ("embed", "score", "craft", "evaluate")
+"""Stages whose images are counted by the node that worked on them."""
 ATTACKS = ("clean", "fgsm", "pgd")
 COLLAPSES = ("overfitting", "inversion")
 ATTACK_NAMES = {"clean": "clean", "fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack"}

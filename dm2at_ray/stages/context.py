@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 
@@ -14,8 +14,12 @@ from dm2at_ray.pool import Pool, SourceSpec, open_source
 from dm2at_ray.pool.sources.base import Split
 from dm2at_ray.store import RoundDirectory, RunDirectory
 
-Progress = Callable[[int, int], None]
-"""Called with the images done so far and the images in all."""
+
+class Progress(Protocol):
+    """Told how far a stage is."""
+
+    def __call__(self, done: int, total: int, node: str | None = None) -> None:
+        """Take the images done so far, the images in all, and the node that did what is newly done."""
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ def craft(context: StageContext, query_ids: np.ndarray, epsilon: float, progress
     pieces = pa.table({"part": range(parts)})
     dataset = map_pieces(pieces, Crafter, context, ray.put(query_ids), epsilon, on_actors=False, name="craft")
     done = 0
-    for part in results(dataset):
+    for part, node in results(dataset):
         done += part["crafted"][0].as_py()
-        progress(done, len(query_ids))
+        progress(done, len(query_ids), node)
 
 
 class Crafter:

@@ -14,7 +14,7 @@ from ray import ObjectRef
 
 from dm2at_ray.stages.batches import IdRange, aligned_batches, pad_rows, unlabeled_count, unlabeled_ids
 from dm2at_ray.stages.context import Progress, StageContext
-from dm2at_ray.stages.fan_out import map_pieces
+from dm2at_ray.stages.fan_out import finished, map_pieces
 from dm2at_ray.stages.images import to_device
 from dm2at_ray.store.tensors import tensor_array, tensor_column
 
@@ -71,12 +71,11 @@ def embed(
     dataset.context.execution_options.preserve_order = True
     refs: list[ObjectRef] = []
     done = dim = 0
-    for bundle in dataset.iter_internal_ref_bundles():
-        dim = bundle.schema.field("features").type.shape[0]
-        for entry in bundle.blocks:
-            refs.append(entry.ref)
-            done += entry.metadata.num_rows
-            progress(done, total)
+    for piece in finished(dataset):
+        dim = piece.schema.field("features").type.shape[0]
+        refs.append(piece.ref)
+        done += piece.rows
+        progress(done, total, piece.node)
     assert len(refs) == len(blocks), f"{len(refs)} tables for {len(blocks)} blocks"
     assert done == total, f"{done} features for {total} images"
     return FeatureBlocks(tuple(blocks), tuple(refs), done, dim)

@@ -90,9 +90,9 @@ def evaluate(context: StageContext, plan: EvaluationPlan, progress: Progress) ->
     pieces = pa.table({"begin": begins, "end": [min(b + rows, plan.images) for b in begins]})
     dataset = map_pieces(pieces, Evaluator, context, plan, on_actors=False, name="evaluate")
     tally = Tally.empty(context.model.num_classes, plan.attacks)
-    for part in results(dataset):
+    for part, node in results(dataset):
         tally += Tally.from_table(part)
-        progress(int(tally.images.sum()), plan.images)
+        progress(int(tally.images.sum()), plan.images, node)
     return tally.accuracies()
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
+from ray import ObjectRef
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.data.block import BlockAccessor
 
 from dm2at_ray.stages.context import StageContext
 
@@ -64,9 +68,32 @@ def map_pieces(
     return blocks.map_batches(task, batch_size=1, compute=TaskPoolStrategy(size=size), **resources)
 
 
-def results(dataset: Dataset) -> Iterator[pa.Table]:
-    """Run a dataset and yield each piece's table as it is done."""
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+@dataclass(frozen=True)
+class Done:
+    """A piece that is done: its table, how many rows and which columns it has, and the node that made it."""
+
+    ref: ObjectRef
+    rows: int
+    schema: pa.Schema
+    node: str | None
+
+
+def finished(dataset: Dataset) -> Iterator[Done]:
+    """Run a dataset and yield each piece as it is done."""
+    addresses: dict[str, str] = {}
+    for bundle in dataset.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            facts = entry.metadata
+            node = facts.exec_stats.node_id if facts.exec_stats is not None else ""
+            if node and node not in addresses:
+                addresses |= {each["NodeID"]: each["NodeManagerAddress"] for each in ray.nodes()}
+            yield Done(entry.ref, facts.num_rows, bundle.schema, addresses.get(node))
+
+
+def results(dataset: Dataset) -> Iterator[tuple[pa.Table, str | None]]:
+    """Run a dataset and yield each piece's table as it is done, with the address of its node."""
+    for piece in finished(dataset):
+        yield BlockAccessor.for_block(ray.get(piece.ref)).to_arrow(), piece.node
 
 
 def _on_task(batch: dict[str, np.ndarray], *, worker: type, context: StageContext, args: tuple) -> pa.Table:

@@ -37,6 +37,19 @@ class SplitSummary:
     labeled: int
 
 
+class TooManyRejectsError(PoolError):
+    """More images cannot be read than the run may set aside.
+
+    Args:
+        words: What to tell the user.
+        summary: The counts.
+    """
+
+    def __init__(self, words: str, summary: SplitSummary) -> None:
+        super().__init__(words)
+        self.summary = summary
+
+
 def summary_of(run: RunDirectory, split: Split) -> SplitSummary | None:
     """The summary of a manifest that is complete; None while there is none."""
     files = run.files.below(split)
@@ -65,7 +78,7 @@ def build_manifest(
         The counts.
 
     Raises:
-        PoolError: More images than that cannot be read.
+        TooManyRejectsError: More images than that cannot be read.
     """
     files = run.manifest_files(split)
     done = 0
@@ -118,11 +131,12 @@ def _write_part(files: Files, name: str, *slices: pa.Table) -> None:
 
 def _too_many_rejected(
     summary: SplitSummary, manifest: Manifest, split: Split, max_rejected_fraction: float
-) -> PoolError:
+) -> TooManyRejectsError:
     first = manifest.rejected().slice(0, 1).to_pylist()[0]
     share = summary.rejected / summary.size
-    return PoolError(
+    return TooManyRejectsError(
         f"data.max_rejected_fraction = {max_rejected_fraction}: {summary.rejected:,} of the {summary.size:,} "
         f"images of the {split} ({share:.1%}) cannot be read, such as {first['uri']} ({first['reason']}); "
-        "mend them, or raise the fraction to go on without them"
+        "mend them, or raise the fraction to go on without them",
+        summary,
     )

@@ -255,15 +255,17 @@ def _top(table: pa.Table, budget: int) -> pa.Table:
     return table.take(best).append_column("scored", pa.array(np.full(len(best), len(table))))
 
 
-def _best(parts: Iterator[pa.Table], budget: int, total: int, progress: Progress) -> pa.Table:
+def _best(
+    parts: Iterator[tuple[pa.Table, str | None]], budget: int, total: int, progress: Progress
+) -> pa.Table:
     best: pa.Table | None = None
     done = 0
-    for part in parts:
+    for part, node in parts:
         done += part["scored"][0].as_py()
         part = part.drop_columns("scored")
         best = part if best is None else pa.concat_tables([best, part])
         best = best.take(top_queries(best["score"].to_numpy(), best["sample_id"].to_numpy(), budget))
-        progress(done, total)
+        progress(done, total, node)
     assert best is not None, "an empty pool has nothing to score"
     return _as_queries(best)
 

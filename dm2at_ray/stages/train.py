@@ -243,4 +243,5 @@ class _Reporter:
             return
         accuracy = {attack: getattr(looks[-1], attack) for attack in ("clean", "fgsm", "pgd")}
         words = answer_in_words(looks)
-        self._driver.training_looked.remote(accuracy, words and f"round {self._round_index}, {words}")
+        answer = words and f"round {self._round_index}, {words}"
+        self._driver.training_looked.remote(accuracy, looks[-1].collapse, answer)

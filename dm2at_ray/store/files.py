@@ -50,6 +50,11 @@ class Files:
             ) from None
         return cls(filesystem, path)
 
+    @property
+    def local_root(self) -> Path | None:
+        """The directory where it lies on a file system of this machine, else None."""
+        return Path(self.root) if isinstance(self.filesystem, fs.LocalFileSystem) else None
+
     def below(self, name: str) -> Files:
         """The same files seen from a directory below this one."""
         return Files(self.filesystem, self.path(name))

@@ -145,14 +145,17 @@ class RoundDirectory:
         """Write what was measured under an attack later on; the round's own metrics stay as they are."""
         self.files.write_json(f"evaluations/{attack}.json", result)
 
-    def stage_costs(self) -> dict[str, dict[str, float]]:
-        """Seconds and images of the stages done so far: stage -> {seconds, images}."""
+    def stage_costs(self) -> dict[str, dict[str, Any]]:
+        """Costs of the stages done so far: stage -> {seconds, images, nodes (images by node)}."""
         return self.files.read_json("stages.json") if self.files.exists("stages.json") else {}
 
-    def add_stage_cost(self, stage: str, seconds: float, images: int) -> None:
+    def add_stage_cost(
+        self, stage: str, seconds: float, images: int, nodes: dict[str, int] | None = None
+    ) -> None:
         """Note what a finished stage cost, so that a resumed round still reports it."""
         costs = self.stage_costs()
-        costs[stage] = {"seconds": round(seconds, 3), "images": images}
+        cost: dict[str, Any] = {"seconds": round(seconds, 3), "images": images}
+        costs[stage] = {**cost, "nodes": nodes} if nodes else cost
         self.files.write_json("stages.json", costs)
 
     def commit(self) -> None:
