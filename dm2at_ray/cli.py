@@ -27,6 +27,8 @@ app = typer.Typer(
 
 bench = typer.Typer(help="Benchmarks to run on your own hardware.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+monitor = typer.Typer(help="Watch runs by Prometheus and Grafana.", no_args_is_help=True)
+app.add_typer(monitor, name="monitor")
 
 RunDirArgument = Annotated[
     str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
@@ -310,6 +312,72 @@ def bench_robustness(context: typer.Context) -> None:
     from dm2at_ray.bench.robustness import main as run_benchmark
 
     raise typer.Exit(run_benchmark(context.args))
+
+
+@monitor.command("up")
+def monitor_up(
+    run_dirs: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--run-dir",
+            help="A run to watch, begun or not; all in runs/ if left out. May be given several times.",
+        ),
+    ] = None,
+    directory: Annotated[
+        Path, typer.Option(help="Where configuration, data and logs of both are kept.")
+    ] = Path("runs/.monitor"),
+    prometheus: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The Prometheus to start; the one on the PATH if left out."),
+    ] = None,
+    grafana: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The Grafana to start; the one on the PATH, if any, if left out."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prometheus, on loopback.")] = 9090,
+    grafana_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Grafana, on loopback.")] = 3000,
+    interval: Annotated[int, typer.Option(min=1, help="Seconds between two scrapes.")] = 5,
+) -> None:
+    """Start Prometheus, and Grafana where it is installed, for the runs and the Ray of this machine."""
+    from dm2at_ray.monitoring.local import Settings
+    from dm2at_ray.monitoring.local import monitor as watch
+
+    settings = Settings(
+        directory,
+        tuple(run_dirs or ()),
+        prometheus,
+        grafana,
+        port,
+        grafana_port,
+        interval,
+    )
+    with _signals_raise(f"what was measured stays in {directory}"):
+        watch(settings, lambda line: print(line, flush=True))
+
+
+@monitor.command("files")
+def monitor_files(
+    directory: Annotated[
+        Path, typer.Argument(help="Where to write them: deploy in the repository.", show_default=False)
+    ],
+) -> None:
+    """Write Prometheus's configuration and rules, and Grafana's provisioning and dashboards."""
+    from dm2at_ray.monitoring.deploy_files import write_deploy_files
+
+    for path in write_deploy_files(directory):
+        print(path)
+
+
+@monitor.command("preview")
+def monitor_preview(
+    output: Annotated[Path, typer.Argument(help="The picture to write.", show_default=False)],
+    run_name: Annotated[str, typer.Option("--run", help="The run's name.", show_default=False)],
+    prometheus: Annotated[str, typer.Option(help="Where Prometheus answers.")] = "http://127.0.0.1:9090",
+) -> None:
+    """Draw every panel of the dashboards from what a Prometheus has of a run."""
+    from dm2at_ray.monitoring.preview import write_preview
+
+    print(write_preview(prometheus, run_name, output))
 
 
 @app.command()

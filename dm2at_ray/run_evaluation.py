@@ -143,7 +143,7 @@ class EvaluationActor:
         seconds = time.time() - self._snapshot.started if self._snapshot.stage else 0.0
         return replace(self._snapshot, seconds=seconds)
 
-    def _tell(self, done: int, total: int) -> None:
+    def _tell(self, done: int, total: int, node: str | None = None) -> None:
         self._snapshot = replace(self._snapshot, done=done, total=total)
 
 

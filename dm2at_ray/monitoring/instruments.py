@@ -30,6 +30,9 @@ class Instruments:
         self.accuracy = gauge(
             "accuracy_ratio", "Accuracy on the held-out set under an attack; clean: none.", "attack"
         )
+        self.evaluated = gauge(
+            "evaluated_labeled_images", "Size of the labeled set that the accuracies' model was trained on."
+        )
         self.class_accuracy = gauge(
             "class_accuracy_ratio",
             "Accuracy on one class of the held-out set; other: mean of the classes beyond the first 1,000.",

@@ -182,6 +182,7 @@ class RunMetrics:
         for label, queries in grouped_sums(self._class_labels, metrics.get("queries_by_class", ())):
             self._series.queries.labels(self._run, label).inc(queries)
         self._count_scores(metrics.get("query_scores", ()))
+        self._series.evaluated.labels(self._run).set(metrics["labeled"])
         self._show_accuracy(metrics)
         self._show_recall(metrics)
         self._take_looks((metrics.get("training") or {}).get("stability") or {})

@@ -119,3 +119,18 @@ def job(request: pytest.FixtureRequest) -> Build:
 def built() -> Callable[[str], Build]:
     """One overlay by its name."""
     return Build
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Callable[..., str]:
+    """`promtool("check", "rules", file)`: what it says when all is well; a failure of the test otherwise."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("no promtool on the PATH: Debian's package `prometheus` has it")
+
+    def call(*arguments: object) -> str:
+        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return call
