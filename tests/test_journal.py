@@ -189,4 +189,39 @@ def test_costs_by_kind__as_metrics_json_has_it() -> None:
     assert costs_by_kind(costs) == {
         "stage_seconds": {"embed": 1.5, "train": 2.0},
         "stage_images": {"embed": 10, "train": 3},
+        "stage_images_by_node": {},
     }
+
+
+def test_stage__counts_images_by_the_node_that_did_them(run: RunDirectory, journal: Journal) -> None:
+    with journal.stage(run.round(0), "embed") as progress:
+        progress(60, 100, "10.0.0.1")
+        progress(90, 100, "10.0.0.2")
+        assert sample(journal, "dm2at_node_images_per_second", stage="embed", node="10.0.0.2")
+        assert sample(journal, "dm2at_node_images_total", stage="embed", node="10.0.0.2") is None
+        progress(100, 100, "10.0.0.1")
+    assert sample(journal, "dm2at_node_images_total", stage="embed", node="10.0.0.1") == 70
+    assert sample(journal, "dm2at_node_images_total", stage="embed", node="10.0.0.2") == 30
+    costs = costs_by_kind(run.round(0).stage_costs())
+    assert costs["stage_images_by_node"] == {"embed": {"10.0.0.1": 70, "10.0.0.2": 30}}
+
+
+def test_stage__a_second_pass_over_fewer_images_counts_alone(run: RunDirectory, journal: Journal) -> None:
+    with journal.stage(run.round(0), "score") as progress:
+        progress(1000, 1000, "10.0.0.1")
+        progress(40, 100, "10.0.0.2")
+        progress(100, 100, "10.0.0.1")
+    assert run.round(0).stage_costs()["score"]["nodes"] == {"10.0.0.2": 40, "10.0.0.1": 60}
+
+
+def test_labels_awaited__since_the_first_driver_that_asked(run: RunDirectory, journal: Journal) -> None:
+    assert sample(journal, "dm2at_labels_awaited_since_timestamp_seconds") == 0
+    journal.phase("awaiting_labels", round=3)
+    since = sample(journal, "dm2at_labels_awaited_since_timestamp_seconds")
+    assert since is not None
+    assert abs(since - time.time()) < 60
+    again = Journal(run, Config.from_mapping({"name": "mine"}), CLASSES)
+    again.phase("awaiting_labels", round=3)
+    assert sample(again, "dm2at_labels_awaited_since_timestamp_seconds") == since
+    again.phase("selecting", round=3)
+    assert sample(again, "dm2at_labels_awaited_since_timestamp_seconds") == 0

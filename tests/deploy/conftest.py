@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-KUBERAY = ROOT / "deploy/kuberay"
+DEPLOY = ROOT / "deploy"
+KUBERAY = DEPLOY / "kuberay"
 OVERLAYS = ("cpu", "gpu", "spot")
 BUILDS = tuple(f"{overlay}/{kind}" for overlay in OVERLAYS for kind in ("cluster", "job"))
 

@@ -20,6 +20,10 @@ def loaded_by(module: str) -> set[str]:
     [
         ("snapshot", set()),
         ("metrics", {"prometheus_client"}),
+        ("dashboards.grafana", set()),
+        ("prometheus.rules", set()),
+        ("prometheus.client", set()),
+        ("push", {"prometheus_client"}),
         ("progress", {"rich"}),
         ("tables", {"rich"}),
         ("report", {"rich", "matplotlib", "numpy", "jinja2"}),

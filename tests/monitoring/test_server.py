@@ -2,7 +2,9 @@
 
 import logging
 import socket
-from urllib.request import urlopen
+import threading
+import time
+from urllib.request import Request, urlopen
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -62,3 +64,43 @@ def test_serve__a_busy_port_is_said_and_the_next_free_one_taken(caplog: pytest.L
 def test_serve__an_address_of_another_machine_is_the_users_to_mend() -> None:
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1:9400.*choose an address of this machine"):
         RunMetrics("digits", ["cat", "dog"]).serve("192.0.2.1", 9400)
+
+
+def scrape(port: int) -> None:
+    """As Prometheus does, which says how long it will wait."""
+    header = {"X-Prometheus-Scrape-Timeout-Seconds": "5"}
+    with urlopen(Request(f"http://127.0.0.1:{port}/metrics", headers=header), timeout=5) as reply:
+        reply.read()
+
+
+def test_close__waits_for_one_more_scrape_where_somebody_scrapes() -> None:
+    server = RunMetrics("digits", ["cat"]).serve("127.0.0.1", 0)
+    scrape(server.port)
+    seen: list[float] = []
+
+    def come_again() -> None:
+        time.sleep(0.5)
+        scrape(server.port)
+        seen.append(time.monotonic())
+
+    threading.Thread(target=come_again).start()
+    server.close(last_scrape_seconds=30)
+    closed = time.monotonic()
+    assert seen
+    assert closed - seen[0] < 5
+
+
+def test_close__waits_no_longer_than_it_may() -> None:
+    server = RunMetrics("digits", ["cat"]).serve("127.0.0.1", 0)
+    scrape(server.port)
+    began = time.monotonic()
+    server.close(last_scrape_seconds=0.5)
+    assert 0.4 < time.monotonic() - began < 5
+
+
+def test_close__does_not_wait_where_nobody_scrapes_but_a_person_has_looked() -> None:
+    server = RunMetrics("digits", ["cat"]).serve("127.0.0.1", 0)
+    fetch(server.port)
+    began = time.monotonic()
+    server.close(last_scrape_seconds=30)
+    assert time.monotonic() - began < 5
