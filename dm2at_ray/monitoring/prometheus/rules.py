@@ -143,7 +143,7 @@ ALERTS = (
     ),
     Alert(
         "Dm2atLabelsOverdue",
-        f"time() - (last_over_time(run:dm2at_labels_awaited_since_timestamp_seconds:last[15d]) > 0) "
+        f"time() - (last_over_time(run:dm2at_labels_awaited_since_timestamp_seconds:last[15d]) != 0) "
         f"> {OVERDUE_SECONDS}",
         "0m",
         "warning",
