@@ -339,8 +339,8 @@ def monitor_up(
     interval: Annotated[int, typer.Option(min=1, help="Seconds between two scrapes.")] = 5,
 ) -> None:
     """Start Prometheus, and Grafana where it is installed, for the runs and the Ray of this machine."""
-    from dm2at_ray.monitoring.local import Settings
-    from dm2at_ray.monitoring.local import monitor as watch
+    from dm2at_ray.monitor import Settings
+    from dm2at_ray.monitor import monitor as watch
 
     settings = Settings(
         directory,

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from dm2at_ray.errors import RunError
-from dm2at_ray.monitoring.local import Settings, monitor, write_grafana, write_prometheus, write_targets
+from dm2at_ray.monitor import Settings, monitor, write_grafana, write_prometheus, write_targets
 from dm2at_ray.store import RunDirectory
 
 
