@@ -19,7 +19,8 @@ from dm2at_ray.journal import Journal
 from dm2at_ray.pool import Pool
 from dm2at_ray.stages import labeled_set
 from dm2at_ray.stages import train as train_stage
-from dm2at_ray.training import LabeledSet, loop
+from dm2at_ray.training import loop
+from dm2at_ray.training.placed import PlacedSet
 
 from .mortal import Chronicle
 
@@ -114,13 +115,13 @@ def _watched(
             chronicle.note("read by a worker", ids.tolist())
             return read(pool, ids)
 
-        def noting_load(labeled: LabeledSet, share: np.ndarray, *args: Any, epoch: int, **kwargs: Any) -> Any:
+        def noting_load(placed: PlacedSet, share: np.ndarray, *args: Any, epoch: int, **kwargs: Any) -> Any:
             steps[epoch] = steps.get(epoch, -1) + 1
-            ids = labeled.sample_ids[share].tolist()
-            facts = (epoch, steps[epoch], rank, workers, labeled.images.flags.writeable)
+            ids = placed.labeled.sample_ids[share].tolist()
+            facts = (epoch, steps[epoch], rank, workers, placed.labeled.images.flags.writeable)
             disturb(chronicle, Step(0, *facts, tuple(ids)))
             chronicle.note("steps", [*map(int, facts), *ids])
-            return load_batch(labeled, share, *args, epoch=epoch, **kwargs)
+            return load_batch(placed, share, *args, epoch=epoch, **kwargs)
 
         # The worker's process ends with it.
         Pool.read, loop.load_batch = noting_read, noting_load

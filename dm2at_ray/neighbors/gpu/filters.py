@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Protocol
 
@@ -33,7 +34,7 @@ class Filter(Protocol):
         """Take note of the k-th distances found so far, (N,) and (M,) float32."""
 
 
-class Certified:
+class Certified(ABC):
     """Leaves out a pair only where a bound proves D > min(limit, k-th distance) of both rows.
 
     Sum - e_i - e_j > max(T_i, T_j) proves it, where a kernel's sum of absolute differences overstates the L1
@@ -67,9 +68,9 @@ class Certified:
         """Return T (N,): a pair whose sum less slacks is larger is beyond the threshold (N,) float32."""
         return self._upward((threshold.to(torch.float64) * self._rounding + self._underflow) / self._per_unit)
 
+    @abstractmethod
     def _upward(self, units: Tensor) -> Tensor:
         """Round (N,) float64 up to what the kernel compares with."""
-        raise NotImplementedError
 
 
 class CertifiedByCodes(Certified):
