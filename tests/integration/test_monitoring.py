@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from dm2at_ray.monitoring.dashboards import DASHBOARDS
+from dm2at_ray.monitoring.metrics import RunMetrics
 from dm2at_ray.monitoring.names import NODE_STAGES, STAGES
 from dm2at_ray.monitoring.preview import RunData, write_preview
 from dm2at_ray.monitoring.prometheus.client import Prometheus, QueryError
@@ -165,10 +166,13 @@ def test_counters__say_what_the_run_directory_says_although_the_driver_was_kille
 
 @pytest.mark.ray
 def test_counters__never_fall_and_begin_at_zero(watched: Watched) -> None:
-    selector = f'{{__name__=~"dm2at_.*_(total|bucket|count)", run="{RUN}"}}[1h]'
-    resets = watched.prometheus.at(f"resets({selector})")
-    assert len(resets) > 30
-    assert {series.values[0] for series in resets} == {0.0}
+    kinds = {"counter": "_total", "histogram": "_bucket"}
+    families = [f for f in RunMetrics(RUN, ["cat"]).registry.collect() if f.type in kinds]
+    assert len(families) >= 7
+    for family in families:
+        name = family.name + kinds[family.type]
+        resets = watched.prometheus.at(f'resets({name}{{run="{RUN}"}}[1h])')
+        assert {series.values[0] for series in resets} == {0.0}, name
     data = RunData(watched.prometheus, RUN)
     first = watched.prometheus.at(f'dm2at_rounds_committed_total{{run="{RUN}"}}', data.begin)
     assert [series.values for series in first] == [[0.0]]
