@@ -12,10 +12,10 @@ test: install-dev  ## the whole test suite, what needs Ray beside what does not
 	$(MAKE) --jobs 2 test-units test-integration
 
 test-units: install-dev
-	$(BIN)/python -m pytest --ignore tests/integration
+	$(BIN)/python -m pytest --ignore tests/integration --ignore tests/multinode
 
 test-integration: install-dev
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest tests/integration tests/multinode
 
 check: install-dev  ## lint, format and types
 	$(BIN)/ruff check .
