@@ -37,11 +37,6 @@ class Nodes:
         told = json.loads(self._call("status", "--json"))
         self.environment: dict[str, str] = told["environment"]
 
-    @property
-    def address(self) -> str:
-        """Of the job API."""
-        return self.environment["RAY_API_SERVER_ADDRESS"]
-
     def alive(self) -> set[str]:
         """Names of the workers that are there."""
         nodes = json.loads(self._call("status", "--json"))["nodes"]
@@ -80,7 +75,8 @@ class Nodes:
         """Ask Ray's dashboard."""
         token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
         request = urllib.request.Request(
-            f"{self.address}{path}", headers={"Authorization": f"Bearer {token}"}
+            f"{self.environment['RAY_API_SERVER_ADDRESS']}{path}",
+            headers={"Authorization": f"Bearer {token}"},
         )
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
             return json.load(answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from sklearn.datasets import load_digits
 
 from dm2at_ray.store.tensors import tensor_column
 
-from .nodes import Nodes
+from .nodes import Nodes, node_environment
 
 RUN_SECONDS = 400
 COPIES = 3
@@ -87,13 +86,12 @@ class Submission:
 def submitted(nodes: Nodes, folder: Path, run: Path) -> Iterator[Submission]:
     """Submit a run and follow it; the following ends with the block, the run by itself."""
     log = folder / f"log-{uuid.uuid4().hex}"
-    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", nodes.address]
-    command += ["--working-dir", ".", "--", "dm2at", "run", "run.yaml", "--run-dir", str(run)]
+    command = [sys.executable, "-m", "dm2at_ray", "submit", "run.yaml", "--run-dir", str(run)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             cwd=folder / "job",
-            env={**os.environ, **nodes.environment},
+            env={**node_environment(nodes.gate.path), **nodes.environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

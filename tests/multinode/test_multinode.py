@@ -104,9 +104,9 @@ def test_killed_driver__resumes_when_it_is_submitted_again_and_uses_a_new_node(
         nodes.gate.open()
         nodes.gate.close(run, "train", after=run / CHECKPOINT)
         nodes.gate.wait_for(nodes=2)
-        (driver,) = nodes.processes("head", running="dm2at run")
-        os.kill(driver, signal.SIGKILL)
-        assert first.end() == 1
+        for process in nodes.processes("head", running="-m dm2at_ray run"):
+            os.kill(process, signal.SIGKILL)
+        assert first.end() == 128 + signal.SIGKILL, first.output
     assert not round_of(run, 1).has_model
     queried = (run / "rounds/0001/queries.parquet").stat().st_mtime_ns
     with submitted(nodes, folder, run) as second:
