@@ -57,6 +57,7 @@ class Cluster:
         self.name = name
         self.folder = Path(tempfile.gettempdir()) / f"dm2at-{name}"
         self.switch = f"dm2at-{name}-net"
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def up(self, workers: int, cpus: float, store: int) -> None:
         """Start the head, which does no work, and the workers."""
@@ -211,7 +212,7 @@ class Cluster:
         paths = {"PATH": f"{Path(python).parent}:{os.environ.get('PATH', os.defpath)}"}
         auth = {key: value for key, value in self.environment().items() if key.startswith("RAY_AUTH")}
         with (home / "log").open("wb") as log:
-            subprocess.Popen(
+            self._started[name] = subprocess.Popen(
                 ["ip", "netns", "exec", space, *ISOLATE, "sh", "-c", ENTER, "sh", host_name, str(home)]
                 + [str(argument) for argument in ray],
                 env={**RAY, **environment, **paths, **auth},
@@ -230,7 +231,7 @@ class Cluster:
                 missing -= {node["name"] for node in self.nodes() if node["alive"]}
             late = time.monotonic() > deadline
             for name in sorted(missing):
-                if late or not namespaces.processes(self._space(name)):
+                if late or self._started[name].poll() is not None:
                     log = (self.folder / name / "log").read_text(errors="replace").strip().splitlines()
                     what = f"not ready after {START_SECONDS} s" if late else "ended"
                     raise ClusterError("\n".join([f"node {name}: {what}", *log[-15:]]))

@@ -39,27 +39,27 @@ sys.stdin.read()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
-    return (yield from _limited(item))
+    return (yield from limited(item, PHASE_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    return (yield from _limited(item))
+    return (yield from limited(item, PHASE_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
-    return (yield from _limited(item))
+    return (yield from limited(item, PHASE_SECONDS))
 
 
-def _limited(item: pytest.Item) -> Generator[None, Any, Any]:
+def limited(item: pytest.Item, seconds: int) -> Generator[None, Any, Any]:
     """Let a phase run with an alarm set, so that nothing waits for ever for a process that is gone."""
 
     def ring(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"{item.nodeid} took longer than {PHASE_SECONDS} s")
+        raise TimeoutError(f"{item.nodeid} took longer than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(PHASE_SECONDS)
+    signal.alarm(seconds)
     try:
         return (yield)
     finally:

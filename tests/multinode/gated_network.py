@@ -18,7 +18,7 @@ from torch import Tensor, nn
 PROBE = 2
 """Images of the probes that a classifier is built with; they pass."""
 
-HOLD_SECONDS = 300
+HOLD_SECONDS = 500
 
 
 class Gated(nn.Linear):

@@ -21,7 +21,7 @@ from dm2at_ray.store.tensors import tensor_column
 
 from .nodes import Nodes, node_environment
 
-RUN_SECONDS = 400
+RUN_SECONDS = 800
 COPIES = 3
 
 CONFIG: dict[str, Any] = {
