@@ -14,6 +14,8 @@ from dm2at_ray.submission.client import JobClient, RefusedError, UnreachableErro
 from dm2at_ray.submission.logs import LogFollower
 
 POLL_SECONDS = 2.0
+FORGOTTEN_SECONDS = 30.0
+"""A job that is unknown for so long stays unknown: its cluster has begun anew."""
 LOG_SECONDS = 20.0
 """How long the rest of a log is waited for, once its job has ended."""
 
@@ -90,7 +92,8 @@ def wait_until_final(
             if isinstance(error, RefusedError) and error.code < 500 and error.code != 404:
                 raise RunError(f"job {job_id}: {error}") from None
             silent = time.monotonic() - answered
-            if silent > patience:
+            is_unknown = isinstance(error, RefusedError) and error.code == 404
+            if silent > (min(patience, FORGOTTEN_SECONDS) if is_unknown else patience):
                 raise RunError(_lost(job_id, error, silent)) from None
             if not is_gone:
                 say(f"job {job_id}: its state cannot be had ({error}); asking on")

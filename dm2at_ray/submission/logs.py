@@ -17,6 +17,7 @@ QUIET_SECONDS = 120.0
 """After so long without a word the stream is opened anew: a dead connection says nothing either."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
 LOOK_SECONDS = 0.2
+JOIN_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class LogFollower:
         self._job_id = job_id
         self._emit = emit
         self._passed_on = 0
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="log", daemon=True)
 
@@ -47,7 +49,8 @@ class LogFollower:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        # A request on its way may take its full time; whoever presses Ctrl-C does not wait for that.
+        self._thread.join(timeout=JOIN_SECONDS)
 
     def finish(self, seconds: float) -> bool:
         """Pass on the rest of a job that has ended; whether that was possible.
@@ -108,9 +111,10 @@ class LogFollower:
 
     def _pass_on(self, text: str, at: int) -> int:
         """Emit what is new of a text that begins at character `at`; where it ends."""
-        new = text[max(0, self._passed_on - at) :]
         end = at + len(text)
-        if new:
-            self._emit(new)
-            self._passed_on = end
+        with self._lock:
+            new = text[max(0, self._passed_on - at) :]
+            if new:
+                self._emit(new)
+                self._passed_on = end
         return end

@@ -28,7 +28,15 @@ from dm2at_ray.launch import LOCAL_RAY
 
 from .processes import VARIABLE, end_marked, wait_until_gone
 
-START_SECONDS = 90
+HEAD = """
+import subprocess, sys
+head = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+sys.stdin.read()
+head.terminate()
+head.wait()
+"""
+
+START_SECONDS = 180
 END_SECONDS = 30
 
 
@@ -81,7 +89,10 @@ class JobCluster:
 
 @contextlib.contextmanager
 def job_cluster() -> Iterator[JobCluster]:
-    """A head of 4 CPUs (shares of what there is); it ends with the block, and its files go."""
+    """A head of 4 CPUs (shares of what there is); its files go with it.
+
+    It ends with its standard input, so also when this process is killed.
+    """
     # Sockets of Ray need short paths.
     folder = Path(tempfile.mkdtemp(prefix="dm2at-"))
     mark, token = uuid.uuid4().hex, secrets.token_hex(32)
@@ -110,6 +121,7 @@ def job_cluster() -> Iterator[JobCluster]:
     with (folder / "head.log").open("w") as output:
         process = subprocess.Popen(
             [
+                *(sys.executable, "-c", HEAD),
                 *(str(binaries / "ray"), "start", "--head", "--block", "--disable-usage-stats"),
                 *("--num-cpus=4", "--num-gpus=0", "--object-store-memory=200000000"),
                 *("--dashboard-host=127.0.0.1", f"--temp-dir={folder / 'ray'}"),
@@ -117,7 +129,7 @@ def job_cluster() -> Iterator[JobCluster]:
             ],
             cwd=folder,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -127,7 +139,8 @@ def job_cluster() -> Iterator[JobCluster]:
         _wait_for_jobs_api(cluster, process)
         yield cluster
     finally:
-        process.terminate()
+        assert process.stdin is not None
+        process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired, TimeoutError):
             process.wait(timeout=END_SECONDS)
             wait_until_gone(mark, END_SECONDS)

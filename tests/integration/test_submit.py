@@ -293,7 +293,7 @@ def test_submit__where_nobody_listens_is_one_line(desk: Desk) -> None:
         proxy.is_down = True
         with desk.submit(write_config(desk.folder / "any.yaml"), address=proxy.url) as command:
             assert command.end(SECONDS) == 2
-    assert command.stderr.startswith(f"--address {proxy.url}: nobody answers (")
+        assert command.stderr.startswith(f"--address {proxy.url}: nobody answers (")
     assert command.stderr.count("\n") == 1
 
 
