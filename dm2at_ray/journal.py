@@ -103,7 +103,8 @@ class Journal:
                 self.metrics.stage_advanced(name, time.monotonic() - began, images, nodes)
 
         yield progress
-        seconds = time.monotonic() - began
+        # As the round's folder keeps it: a counter that is restored from there must not come back smaller.
+        seconds = round(time.monotonic() - began, 3)
         if round_ is not None:
             round_.add_stage_cost(name, seconds, images, nodes)
             self.metrics.stage_finished(name, seconds, images, nodes)

@@ -225,3 +225,14 @@ def test_labels_awaited__since_the_first_driver_that_asked(run: RunDirectory, jo
     assert sample(again, "dm2at_labels_awaited_since_timestamp_seconds") == since
     again.phase("selecting", round=3)
     assert sample(again, "dm2at_labels_awaited_since_timestamp_seconds") == 0
+
+
+def test_restore__seconds_are_those_that_were_shown(run: RunDirectory, journal: Journal) -> None:
+    for _ in range(3):
+        with journal.stage(run.round(0), "embed") as progress:
+            time.sleep(0.0007)
+            progress(1, 1)
+        shown = sample(journal, "dm2at_stage_last_seconds", stage="embed")
+        again = Journal(run, Config.from_mapping({"name": "mine"}), CLASSES)
+        again.restore()
+        assert sample(again, "dm2at_stage_seconds_total", stage="embed") == shown

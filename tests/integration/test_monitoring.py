@@ -128,8 +128,8 @@ def test_recordings__have_the_run_and_its_last_word(watched: Watched) -> None:
         found = watched.prometheus.at(f"last_over_time({recording.record}[1h])")
         assert {series.labels["run"] for series in found} == {RUN}, recording.record
         assert not any("instance" in series.labels for series in found)
-    phases = watched.prometheus.at('last_over_time(run_phase:dm2at_phase:last{phase="done"}[1h])')
-    assert [series.values for series in phases] == [[1.0]]
+    done = 'last_over_time(run_phase:dm2at_phase:last{phase="done"}[1h]) == 1'
+    wait_for("the next look at the rules", lambda: watched.prometheus.at(done) or None, 30)
 
 
 @pytest.mark.ray
