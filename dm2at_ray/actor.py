@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dm2at_ray.config import Config
 from dm2at_ray.driver import Driver
@@ -182,7 +183,10 @@ def start_driver(
         max_task_retries=MAX_RESTARTS,
         concurrency_groups={"control": 4},
     )(actor_class)
-    named = restartable.options(name=driver_name(run.uri), namespace=NAMESPACE)
+    # Beside the process that follows it, which it cannot outlive, not on a worker that may go any time; its
+    # metrics are looked for there, too.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    named = restartable.options(name=driver_name(run.uri), namespace=NAMESPACE, scheduling_strategy=here)
     try:
         return named.remote(config, plan, run.uri, owner, contact)
     except ValueError as error:
