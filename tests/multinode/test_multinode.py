@@ -19,6 +19,7 @@ pytestmark = pytest.mark.multinode
 
 STAGES = ("embed", "neighbors", "score", "craft", "train", "evaluate")
 STAGE_SECONDS = 500
+NEIGHBOR_TASKS = {"draw", "fit_plan", "search_truth", "search_blocks", "merge_found", "found_for", "write"}
 WORK = {
     "MapWorker(MapBatches(Embedder)).submit",
     "search_blocks",
@@ -59,7 +60,7 @@ def undisturbed(nodes: Nodes, folder: Path) -> Placed:
             placed[stage] = nodes.gate.wait_for(nodes=2)
             nodes.gate.open()
         assert submission.end() == 0, submission.output
-    placed["neighbors"] = {node for name, node in nodes.tasks() if name == "search_blocks"}
+    placed["neighbors"] = {node for name, node in nodes.tasks() if name in NEIGHBOR_TASKS}
     return Placed(run, placed)
 
 
@@ -75,7 +76,8 @@ def bereaved(nodes: Nodes, folder: Path, undisturbed: Placed) -> tuple[Path, dic
                 victim = min(nodes.alive())
             else:
                 nodes.gate.close(run, stage, after=run / CHECKPOINT if stage == "train" else None)
-                victim = min(nodes.gate.wait_for(nodes=2))
+                # One waits for the other in the midst of a training.
+                victim = min(nodes.gate.wait_for(nodes=1 if stage == "train" else 2))
             nodes.kill(victim)
             assert stage_of(run) == (stage, 1), "the stage was over"
             dead[stage] = victim
@@ -114,7 +116,7 @@ def test_killed_driver__resumes_when_it_is_submitted_again_and_uses_a_new_node(
         new = nodes.add()
         nodes.gate.open()
         nodes.gate.close(run, "train", after=run / CHECKPOINT)
-        nodes.gate.wait_for(nodes=2)
+        nodes.gate.wait_for(nodes=1)
         for process in nodes.processes("head", running="-m dm2at_ray run"):
             os.kill(process, signal.SIGKILL)
         assert first.end() == 128 + signal.SIGKILL, first.output
