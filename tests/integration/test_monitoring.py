@@ -72,8 +72,14 @@ def watched(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         pytest.skip("no prometheus on the PATH: Debian's package `prometheus` has it")
     folder = tmp_path_factory.mktemp("monitoring")
     run_dir, port = folder / "run", free_port()
-    # Of 500 labels a tenth watches the training.
-    config = write_config(folder / "tiny.yaml", query={"initial": 500}, stop={"rounds": 2})
+    # Of 500 labels a tenth watches the training. On a port of its own a driver that comes back is scraped at
+    # once, so that counters which are not yet restored would be seen.
+    config = write_config(
+        folder / "tiny.yaml",
+        query={"initial": 500},
+        stop={"rounds": 2},
+        monitoring={"port": free_port()},
+    )
     options = ("--run-dir", run_dir, "--directory", folder / "monitor", "--port", port, "--interval", 1)
     with Command("monitor", "up", *options, folder=folder) as monitor:
         wait_for("Prometheus", lambda: "Prometheus: http://127.0.0.1" in monitor.stdout, 60)
