@@ -17,7 +17,6 @@ from ray.job_submission import JobDetails
 from dm2at_ray import __version__
 from dm2at_ray.config import Config
 from dm2at_ray.errors import ConfigError, RunError
-from dm2at_ray.preflight import check_alone
 from dm2at_ray.submission.attempt import POLL_SECONDS, Ending, follow_job
 from dm2at_ray.submission.client import JobClient, RefusedError, UnreachableError, check_address
 from dm2at_ray.submission.package import CONFIG_NAME, pack
@@ -141,7 +140,7 @@ def run_dir_for(run_dir: str | None, config: Config, address: str) -> str:
 
 
 def _check(submission: Submission) -> None:
-    """What can be known to be wrong before anything is sent."""
+    """What can be known to be wrong before the cluster is asked."""
     if submission.submission_id is not None and not re.fullmatch(ID_PATTERN, submission.submission_id):
         raise RunError(
             f"--submission-id {submission.submission_id}: give letters and digits, and _ . - after the first"
@@ -158,7 +157,6 @@ def _check(submission: Submission) -> None:
                 f"{field} = {path}: relative to a folder of this machine; give what all nodes of the cluster "
                 "see, an absolute path" + (" or a URI such as s3://bucket/images" if "data" in field else "")
             )
-    check_alone(config)
 
 
 def _attempts(jobs: list[JobDetails], base_id: str) -> dict[int, JobDetails]:
@@ -191,6 +189,10 @@ def _living(client: JobClient, submission: Submission) -> str | None:
 
 def _start(client: JobClient, submission: Submission, say: Callable[[str], None], patience: float) -> str:
     """Upload the working directory and start the next attempt; returns its id."""
+    # It loads PyTorch, which takes seconds that only a new job is worth.
+    from dm2at_ray.preflight import check_alone
+
+    check_alone(submission.config)
     with tempfile.TemporaryDirectory(prefix="dm2at-") as folder:
         package = pack(
             submission.working_dir,

@@ -152,10 +152,10 @@ def test_check_address__refuses_a_password_without_showing_it() -> None:
         ("training", {"workers": 1, "min_workers": 2}, r"training\.min_workers = 2: more than"),
     ],
 )
-def test_submit__finds_what_is_wrong_before_it_asks_the_cluster(
+def test_submit__finds_what_is_wrong_before_it_uploads(
     section: str, fields: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "JobClient", None)
+    monkeypatch.setattr(module, "JobClient", lambda _: Jobs([]))
     config = Config.from_mapping({section: fields})
     with pytest.raises(ConfigError, match=words):
         submit(submission(config=config), wait=True, emit=print, say=print)
