@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -259,13 +259,3 @@ DRAWINGS: dict[str, Callable[[Axes, Panel, RunData], bool]] = {
     "state-timeline": _timeline,
     "xychart": _against,
 }
-
-
-def unanswered(data: RunData, panels: Sequence[Panel]) -> list[tuple[str, str]]:
-    """Title and expression of each query of the panels that has no data at any time of the run."""
-    return [
-        (panel.title, query.expr)
-        for panel in panels
-        for query in panel.queries
-        if not data.over_time(query.expr)
-    ]
