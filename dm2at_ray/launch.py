@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
 
 from dm2at_ray.actor import NAMESPACE, Outcome, start_driver
 from dm2at_ray.config import Config
 from dm2at_ray.config_sections import Section
 from dm2at_ray.errors import RunError
+from dm2at_ray.loopback import on_loopback
 from dm2at_ray.monitoring.progress import ProgressView, make_progress
 from dm2at_ray.preflight import check, check_resources
 from dm2at_ray.store import RunDirectory
@@ -133,7 +133,7 @@ def joined_ray(config: Config) -> Iterator[None]:
             os.environ.setdefault(variable, value)
     with redirect_stdout(_ChatterLog()):
         try:
-            with _sigterm_kept(), _on_loopback(address is None):
+            with _sigterm_kept(), on_loopback(address):
                 ray.init(
                     address=address or "local",
                     namespace=NAMESPACE,
@@ -146,21 +146,6 @@ def joined_ray(config: Config) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _on_loopback(starts_here: bool) -> Iterator[None]:
-    """Let a Ray that starts here listen on 127.0.0.1 only, metrics included; Ray's own variable undoes it.
-
-    On Linux Ray takes the machine's address whatever it is told, unless it may not form clusters.
-    """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    if starts_here and ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR not in os.environ:
-        ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 class _ChatterLog(io.TextIOBase):

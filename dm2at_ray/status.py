@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import socket
 import time
 from typing import Any
 
@@ -64,11 +62,13 @@ def _ask_driver(run: RunDirectory) -> dict[str, Any] | None:
     if not holder or time.time() - holder["time"] > LIFETIME_SECONDS:
         return None
     contact = holder["contact"]
-    if not _answers(contact.get("address", "")):
-        return None
     # Ray reads it when it is imported; in the wrong mode the join would be refused, at length.
     if contact.get("auth_mode"):
         os.environ.setdefault("RAY_AUTH_MODE", contact["auth_mode"])
+    from dm2at_ray.loopback import answers, on_loopback
+
+    if not answers(contact.get("address", "")):
+        return None
     import ray
 
     from dm2at_ray.actor import NAMESPACE, driver_name
@@ -76,12 +76,13 @@ def _ask_driver(run: RunDirectory) -> dict[str, Any] | None:
     was_joined = ray.is_initialized()
     try:
         if not was_joined:
-            ray.init(
-                address=contact["address"],
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-            )
+            with on_loopback(contact["address"]):
+                ray.init(
+                    address=contact["address"],
+                    namespace=NAMESPACE,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                )
         actor = ray.get_actor(driver_name(run.uri), namespace=NAMESPACE)
         return ray.get(actor.status.remote(), timeout=ANSWER_SECONDS)
     except (ValueError, ConnectionError, RuntimeError, ray.exceptions.RayError):
@@ -90,12 +91,3 @@ def _ask_driver(run: RunDirectory) -> dict[str, Any] | None:
     finally:
         if not was_joined:
             ray.shutdown()
-
-
-def _answers(address: str) -> bool:
-    """Whether anybody listens there: joining a dead cluster would take a minute to fail."""
-    host, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError, ValueError):
-        socket.create_connection((host, int(port)), timeout=2).close()
-        return True
-    return False

@@ -37,8 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "monitor": {"monitoring", "store", "uri"},
     "__main__": {"cli"},
     "submission": {"config", "preflight", ROOT},
-    "launch": {"actor", "config", "config_sections", "monitoring", "preflight", "store", "uri"},
-    "status": {"actor", "store", "uri"},
+    "loopback": set(),
+    "launch": {"actor", "config", "config_sections", "loopback", "monitoring", "preflight", "store", "uri"},
+    "status": {"actor", "loopback", "store", "uri"},
     "run_report": {"monitoring", "pool", "preflight", "store", "uri", ROOT},
     "run_evaluation": {
         "actor",
