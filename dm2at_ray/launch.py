@@ -22,7 +22,7 @@ from dm2at_ray.actor import NAMESPACE, Outcome, start_driver
 from dm2at_ray.config import Config
 from dm2at_ray.config_sections import Section
 from dm2at_ray.errors import RunError
-from dm2at_ray.loopback import on_loopback
+from dm2at_ray.local_ray import on_loopback
 from dm2at_ray.monitoring.progress import ProgressView, make_progress
 from dm2at_ray.preflight import check, check_resources
 from dm2at_ray.store import RunDirectory

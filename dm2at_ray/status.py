@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from dm2at_ray.store import RunDirectory
-from dm2at_ray.store.lease import LIFETIME_SECONDS, read_lease
+from dm2at_ray.store.lease import LIFETIME_SECONDS, is_here, read_lease
 from dm2at_ray.uri import absolute_uri
 
 ENDED = ("done", "failed", "interrupted")
@@ -23,7 +23,8 @@ def read_status(run_dir: str) -> dict[str, Any]:
 
     Returns:
         status.json's fields (phase, round, stage, labeled, pool, ...); `live`, whether the driver itself
-        answered (then also done, total and unit of the stage); `rounds`, the metrics of the committed rounds;
+        answered (then also done, total and unit of the stage); `driver_host`, where a driver was at work
+        within the last minute that cannot be asked from here; `rounds`, the metrics of the committed rounds;
         `seconds_ago`, the age of the word.
 
     Raises:
@@ -32,8 +33,13 @@ def read_status(run_dir: str) -> dict[str, Any]:
     run = RunDirectory(absolute_uri(run_dir))
     run.require()
     found = run.status() or {"phase": "starting", "round": 0, "stage": "", "time": time.time()}
-    live = None if found["phase"] in ENDED else _ask_driver(run)
+    holder = {} if found["phase"] in ENDED else read_lease(run.files)
+    if holder and time.time() - holder["time"] > LIFETIME_SECONDS:
+        holder = {}
+    live = _ask_driver(run, holder["contact"]) if holder else None
+    elsewhere = live is None and bool(holder) and not is_here(holder)
     found = {**found, **(live or {}), "live": live is not None}
+    found["driver_host"] = holder["host"] if elsewhere else None
     found["seconds_ago"] = round(max(0.0, time.time() - found["time"]), 1)
     found["rounds"] = [r.metrics() for r in run.committed_rounds()]
     return found
@@ -49,36 +55,37 @@ def status_lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"{found['labeled']:,} labeled, {found['pool']:,} unlabeled")
     if found["live"] and found.get("metrics_url"):
         lines.append(f"metrics: {found['metrics_url']}")
-    if not found["live"] and found["phase"] not in ENDED:
+    if found.get("driver_host"):
+        lines.append(
+            f"a driver on {found['driver_host']} works on it, which cannot be asked from here "
+            f"(last word {found['seconds_ago']:.0f} s ago)"
+        )
+    elif not found["live"] and found["phase"] not in ENDED:
         lines.append(
             f"no driver answers (last word {found['seconds_ago']:.0f} s ago): `dm2at run` goes on from there"
         )
     return lines
 
 
-def _ask_driver(run: RunDirectory) -> dict[str, Any] | None:
+def _ask_driver(run: RunDirectory, contact: dict[str, str]) -> dict[str, Any] | None:
     """The driver's own status; None where it cannot be reached."""
-    holder = read_lease(run.files)
-    if not holder or time.time() - holder["time"] > LIFETIME_SECONDS:
-        return None
-    contact = holder["contact"]
     # Ray reads it when it is imported; in the wrong mode the join would be refused, at length.
     if contact.get("auth_mode"):
         os.environ.setdefault("RAY_AUTH_MODE", contact["auth_mode"])
-    from dm2at_ray.loopback import answers, on_loopback
-
-    if not answers(contact.get("address", "")):
-        return None
     import ray
 
     from dm2at_ray.actor import NAMESPACE, driver_name
+    from dm2at_ray.local_ray import answers, has_node_here, on_loopback
 
+    address = contact.get("address", "")
     was_joined = ray.is_initialized()
+    if not was_joined and not (has_node_here(address) and answers(address)):
+        return None
     try:
         if not was_joined:
-            with on_loopback(contact["address"]):
+            with on_loopback(address):
                 ray.init(
-                    address=contact["address"],
+                    address=address,
                     namespace=NAMESPACE,
                     log_to_driver=False,
                     logging_level=logging.CRITICAL,

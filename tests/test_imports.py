@@ -37,9 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "monitor": {"monitoring", "store", "uri"},
     "__main__": {"cli"},
     "submission": {"config", "preflight", ROOT},
-    "loopback": set(),
-    "launch": {"actor", "config", "config_sections", "loopback", "monitoring", "preflight", "store", "uri"},
-    "status": {"actor", "loopback", "store", "uri"},
+    "local_ray": set(),
+    "launch": {"actor", "config", "config_sections", "local_ray", "monitoring", "preflight", "store", "uri"},
+    "status": {"actor", "local_ray", "store", "uri"},
     "run_report": {"monitoring", "pool", "preflight", "store", "uri", ROOT},
     "run_evaluation": {
         "actor",

@@ -96,8 +96,26 @@ def test_read_status__a_driver_whose_lease_ran_out_is_not_asked(
     run.write_status(status("training"))
     contact = {"address": "127.0.0.1:1", "auth_mode": ""}
     Lease(run.files, "gone", contact, now=lambda: time.time() - 3600).acquire()
-    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr("dm2at_ray.local_ray.has_node_here", refuse)
     assert not read_status(run.uri)["live"]
+
+
+def test_read_status__joins_no_cluster_that_has_no_node_here(run: RunDirectory) -> None:
+    run.write_status(status("training", stage="train"))
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        address = f"127.0.0.1:{somebody.getsockname()[1]}"
+        contact = {"address": address, "auth_mode": ""}
+        Lease(run.files, "elsewhere", contact).acquire()
+        lease = run.files.read_json("driver.json")
+        run.files.write_json("driver.json", lease | {"host": "head"})
+        found = read_status(run.uri)
+        somebody.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            # A stranger's run directory may name any address, and whoever joins a cluster runs what it sends.
+            somebody.accept()
+    assert (found["live"], found["driver_host"]) == (False, "head")
+    (line,) = status_lines(found)[2:]
+    assert line == "a driver on head works on it, which cannot be asked from here (last word 0 s ago)"
 
 
 def test_status_lines__a_driver_at_work() -> None:

@@ -88,8 +88,7 @@ class Lease:
         if cluster and cluster == self._contact.get("cluster"):
             # Its actor has lost its name to this one, so it is dead, on whatever node.
             return False
-        here = holder["host"] == socket.gethostname() and holder["boot"] == _boot_id()
-        return not here or _is_alive(holder["pid"])
+        return not is_here(holder) or _is_alive(holder["pid"])
 
 
 def read_lease(files: Files) -> dict:
@@ -98,6 +97,11 @@ def read_lease(files: Files) -> dict:
         return files.read_json(LEASE_FILE)
     except FileNotFoundError:
         return {}
+
+
+def is_here(holder: dict) -> bool:
+    """Whether the holder of a lease runs, or ran, on this very machine."""
+    return holder["host"] == socket.gethostname() and holder["boot"] == _boot_id()
 
 
 def _boot_id() -> str:

@@ -1,4 +1,4 @@
-"""A Ray of this machine alone, which listens on 127.0.0.1 and nowhere else."""
+"""The Ray of this machine: started or joined on 127.0.0.1 and nowhere else, and told from anybody's."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import os
 import socket
 from collections.abc import Iterator
 
+import psutil
 from ray._private import ray_constants, services
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+RAYLET = "raylet"
+"""Name of the process that makes a machine a node of a Ray cluster."""
 
 
 @contextlib.contextmanager
@@ -35,11 +38,38 @@ def on_loopback(address: str | None) -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+def has_node_here(address: str) -> bool:
+    """Whether this machine is a node of the cluster at an address, by a process of this user or of root.
+
+    Whoever joins a cluster runs what it sends, so an address that only a file names is not to be joined; and
+    Ray aborts a process that joins from a machine that is no node.
+
+    Args:
+        address: host:port of the cluster's GCS.
+    """
+    for process in psutil.process_iter(["name", "cmdline", "uids"]):
+        if process.info["name"] != RAYLET or process.info["uids"].real not in (0, os.getuid()):
+            continue
+        options = dict(option.split("=", 1) for option in process.info["cmdline"] if "=" in option)
+        if options.get("--gcs-address") == address and _listens(options.get("--raylet_socket_name", "")):
+            return True
+    return False
+
+
 def answers(address: str) -> bool:
     """Whether anybody listens at host:port: joining a dead cluster would take a minute to fail."""
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError, ValueError):
         socket.create_connection((host, int(port)), timeout=2).close()
+        return True
+    return False
+
+
+def _listens(path: str) -> bool:
+    """Whether somebody listens at a socket's path; not that of a container's process, which is its own."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as found:
+        found.settimeout(2)
+        found.connect(path)
         return True
     return False
 
