@@ -75,7 +75,7 @@ class DriverActor:
     def run(self) -> Outcome:
         """Play all rounds that are left; what the user can mend comes back as an outcome, a bug as itself."""
         try:
-            self._lease.acquire()
+            self._lease.acquire(self._journal.notice)
             self._run.check_config(self._config)
         except RunError as error:
             return Outcome(failure=str(error))

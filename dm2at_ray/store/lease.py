@@ -13,6 +13,7 @@ from dm2at_ray.store.files import Files
 
 LEASE_FILE = "driver.json"
 LIFETIME_SECONDS = 60.0
+LOOK_SECONDS = 1.0
 
 
 class Lease:
@@ -20,7 +21,8 @@ class Lease:
 
     A lease that its holder released, that is older than `LIFETIME_SECONDS`, or whose process is known to be
     gone from this very machine is free. The named driver actor refuses a second driver within one Ray cluster
-    at once, so a lease of the same cluster is free too; the lease refuses one between clusters.
+    at once, so a lease of the same cluster is free too; the lease refuses one between clusters. A holder on
+    another machine is waited for until it renews the lease, and so lives, or has let it run out.
 
     Args:
         files: The run directory.
@@ -28,6 +30,7 @@ class Lease:
         contact: How the driver can be asked, for `dm2at status`: plain values, kept in the lease as they are;
             `cluster` names the Ray cluster.
         now: The clock, in seconds since the epoch.
+        sleep: Waits for so many seconds.
     """
 
     def __init__(
@@ -36,20 +39,29 @@ class Lease:
         owner: str,
         contact: dict[str, str] | None = None,
         now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._files = files
         self._owner = owner
         self._contact = contact or {}
         self._now = now
+        self._sleep = sleep
 
-    def acquire(self) -> None:
+    def acquire(self, say: Callable[[str], None] = lambda line: None) -> None:
         """Take the lease, or take it over when it is free.
+
+        Args:
+            say: Takes a line about what is waited for.
 
         Raises:
             RunError: Another driver holds it.
         """
         holder = read_lease(self._files)
         if holder and holder["owner"] != self._owner and self._is_held(holder):
+            holder = holder if is_here(holder) else self._next_word(holder, say)
+        else:
+            holder = {}
+        if holder:
             raise RunError(
                 f"run directory {self._files.root}: driver {holder['pid']} on {holder['host']} works on it "
                 f"(seen {self._now() - holder['time']:.0f} s ago); wait for it, end it, or give another "
@@ -80,6 +92,21 @@ class Lease:
         """Give the lease back, when it is still this owner's."""
         if read_lease(self._files).get("owner") == self._owner:
             self._files.delete(LEASE_FILE)
+
+    def _next_word(self, holder: dict, say: Callable[[str], None]) -> dict:
+        """What a holder that cannot be looked at renews its lease to; an empty dict where it is dead."""
+        say(
+            f"driver {holder['pid']} on {holder['host']} may be at work on the run directory "
+            f"(seen {self._now() - holder['time']:.0f} s ago); waiting for its next word"
+        )
+        # By this machine's clock alone, whatever the other's says.
+        deadline = self._now() + LIFETIME_SECONDS
+        while self._now() < deadline and self._is_held(holder):
+            self._sleep(LOOK_SECONDS)
+            seen = read_lease(self._files)
+            if seen != holder:
+                return seen
+        return {}
 
     def _is_held(self, holder: dict) -> bool:
         if self._now() - holder["time"] > LIFETIME_SECONDS:

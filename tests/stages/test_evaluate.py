@@ -23,6 +23,7 @@ from dm2at_ray.stages.evaluate import EvaluationPlan, evaluate
 
 from .digits_run import SOURCE, DigitsRun
 
+NODE = "10.0.0.1"
 EPSILON = 0.1
 IMAGES = 150
 
@@ -42,7 +43,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             yield worker(context, *args)(piece)
 
     monkeypatch.setattr(evaluate_module, "map_pieces", map_pieces)
-    monkeypatch.setattr(evaluate_module, "results", iter)
+    monkeypatch.setattr(evaluate_module, "results", lambda parts: ((part, NODE) for part in parts))
     return sizes
 
 
@@ -80,9 +81,9 @@ def plan(**changes: Any) -> EvaluationPlan:
 
 
 def measure(context: StageContext, plan: EvaluationPlan) -> dict[str, Any]:
-    told: list[tuple[int, int]] = []
-    measured = evaluate(context, plan, lambda done, total: told.append((done, total)))
-    assert told[-1] == (plan.images, plan.images)
+    told: list[tuple[int, int, str | None]] = []
+    measured = evaluate(context, plan, lambda done, total, node=None: told.append((done, total, node)))
+    assert told[-1] == (plan.images, plan.images, NODE)
     return measured
 
 

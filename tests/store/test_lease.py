@@ -23,6 +23,9 @@ class Clock:
     def __call__(self) -> float:
         return self.seconds
 
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
@@ -102,13 +105,43 @@ def test_acquire__a_dead_process_of_this_machine_holds_nothing(files: Files, clo
 @pytest.mark.parametrize(
     "elsewhere", [{"host": "another"}, {"boot": "before the last restart, or elsewhere"}]
 )
-def test_acquire__another_machines_process_cannot_be_seen_dead(
+def test_acquire__another_machines_driver_is_refused_to_once_it_renews(
     files: Files, clock: Clock, elsewhere: dict[str, str]
 ) -> None:
+    def renew(seconds: float) -> None:
+        clock.seconds += seconds
+        if clock.seconds >= 1010:
+            pretend(files, time=clock.seconds)
+
+    said: list[str] = []
     Lease(files, "first", now=clock).acquire()
     pretend(files, pid=pid_of_the_dead(), **elsewhere)
-    with pytest.raises(RunError):
-        Lease(files, "second", now=clock).acquire()
+    with pytest.raises(RunError, match=r"works on it \(seen 0 s ago\)"):
+        Lease(files, "second", now=clock, sleep=renew).acquire(said.append)
+    assert clock.seconds == 1010
+    (line,) = said
+    assert line.endswith("may be at work on the run directory (seen 0 s ago); waiting for its next word")
+
+
+@pytest.mark.parametrize("skew", [0, -3600, 3600])
+def test_acquire__another_machines_dead_driver_is_waited_for_until_its_lease_runs_out(
+    files: Files, clock: Clock, skew: float
+) -> None:
+    Lease(files, "first", now=clock).acquire()
+    pretend(files, host="another", time=clock.seconds + skew)
+    clock.seconds += 20
+    Lease(files, "second", now=clock, sleep=clock.sleep).acquire()
+    assert read_lease(files)["owner"] == "second"
+    assert clock.seconds <= 1020 + LIFETIME_SECONDS
+    assert (clock.seconds == 1020) == (skew < 0)
+
+
+def test_acquire__another_machines_driver_that_lets_go_meanwhile(files: Files, clock: Clock) -> None:
+    first = Lease(files, "first", now=clock)
+    first.acquire()
+    pretend(files, host="another")
+    Lease(files, "second", now=clock, sleep=lambda _: first.release()).acquire()
+    assert read_lease(files)["owner"] == "second"
 
 
 def test_acquire__a_process_of_another_user_is_alive(files: Files, clock: Clock, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -159,8 +192,13 @@ def test_acquire__a_lease_of_the_same_cluster_is_of_a_dead_driver(files: Files, 
     """Of another node's: the named actor has refused a second driver that lives."""
     Lease(files, "first", {"cluster": "session_1"}, clock).acquire()
     pretend(files, host="another-node")
+
+    def renew(seconds: float) -> None:
+        clock.seconds += seconds
+        pretend(files, time=clock.seconds)
+
     for contact in ({"cluster": "session_2"}, {"cluster": ""}, {}):
         with pytest.raises(RunError):
-            Lease(files, "second", contact, clock).acquire()
+            Lease(files, "second", contact, clock, renew).acquire()
     Lease(files, "second", {"cluster": "session_1"}, clock).acquire()
     assert read_lease(files)["owner"] == "second"
