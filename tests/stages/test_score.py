@@ -28,6 +28,7 @@ from dm2at_ray.store.tensors import tensor_column
 from .digits_run import DigitsRun
 
 K = 3
+NODE = "10.0.0.1"
 BUDGET = 20
 
 
@@ -50,7 +51,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
             yield worker(context, *args)(piece)
 
     monkeypatch.setattr(score_module, "map_pieces", map_pieces)
-    monkeypatch.setattr(score_module, "results", iter)
+    monkeypatch.setattr(score_module, "results", lambda parts: ((part, NODE) for part in parts))
     monkeypatch.setattr(ray, "put", lambda value: value)
     monkeypatch.setattr(ray, "get", lambda value: value)
 
@@ -90,7 +91,7 @@ class Scene:
         return FeaturesHere(tuple(blocks), tuple(tables), len(self.ids), self.features.shape[1])
 
     def run_score(self, acquisition: Acquisition, rows: int, budget: int = BUDGET) -> pa.Table:
-        told: list[tuple[int, int]] = []
+        told: list[tuple[int, int, str | None]] = []
         table = score(
             self.context,
             acquisition,
@@ -98,9 +99,9 @@ class Scene:
             self.excluded,
             self.feature_blocks(rows),
             budget,
-            lambda done, total: told.append((done, total)),
+            lambda done, total, node=None: told.append((done, total, node)),
         )
-        assert told[-1] == (len(self.ids), len(self.ids))
+        assert told[-1] == (len(self.ids), len(self.ids), NODE)
         return table
 
 
@@ -176,9 +177,9 @@ def test_rescore__of_everything_is_the_score_in_input_space(scene: Scene) -> Non
     in_images = acquisition("dm2_at", space="input")
     straight = scene.run_score(in_images, rows=1)
     let_through = scene.run_score(acquisition("dm2_at"), rows=1, budget=len(scene.ids))
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, str | None]] = []
     again = rescore(scene.context, in_images, let_through, BUDGET, lambda *count: told.append(count))
-    assert told[-1] == (len(scene.ids), len(scene.ids))
+    assert told[-1] == (len(scene.ids), len(scene.ids), NODE)
     assert again["sample_id"].to_pylist() == straight["sample_id"].to_pylist()
     np.testing.assert_allclose(again["score"].to_numpy(), straight["score"].to_numpy(), atol=1e-5)
 
