@@ -28,7 +28,7 @@ def reservation_prefix(run_uri: str, round_index: int) -> str:
 
 
 def release_reservations(prefix: str) -> None:
-    """Remove the placement groups that an earlier attempt at a training has left."""
+    """Remove the placement groups that are left of a training, and so end what runs in them."""
     for group_id, facts in placement_group_table().items():
         if facts["name"].startswith(prefix) and facts["state"] != "REMOVED":
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
@@ -36,6 +36,10 @@ def release_reservations(prefix: str) -> None:
 
 class NamedReservations(WorkerGroupCallback):
     """Gives the placement groups of Ray Train, which have no names, names that can be found again.
+
+    Ray Train 2.60 itself loses the one of a worker group that fails between its first worker and its training
+    function, as when a node dies then: it keeps all CPUs, and the next group waits for them for ever. So what
+    is left of the groups before is removed before each group.
 
     Args:
         prefix: What the names begin with.
@@ -46,6 +50,7 @@ class NamedReservations(WorkerGroupCallback):
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         """Runs in the process of Ray Train's controller, which serves this one training."""
+        release_reservations(self._prefix)
 
         def named(*args: Any, **kwargs: Any) -> PlacementGroup:
             return placement_group(*args, name=f"{self._prefix}{uuid.uuid4().hex}", **kwargs)

@@ -18,6 +18,7 @@ from .runs import make_folder, submitted
 pytestmark = pytest.mark.multinode
 
 STAGES = ("embed", "neighbors", "score", "craft", "train", "evaluate")
+DEATHS = ("embed", "neighbors", "score", "craft", "start of train", "train", "evaluate")
 STAGE_SECONDS = 500
 NEIGHBOR_TASKS = {"draw", "fit_plan", "search_truth", "search_blocks", "merge_found", "found_for", "write"}
 WORK = {
@@ -70,21 +71,32 @@ def bereaved(nodes: Nodes, folder: Path, undisturbed: Placed) -> tuple[Path, dic
     run = copy_of_round_0(undisturbed.run, folder / "bereaved")
     dead: dict[str, str] = {}
     with submitted(nodes, folder, run) as submission:
-        for stage in STAGES:
-            if stage == "neighbors":
+        for death in DEATHS:
+            stage = death.rpartition(" ")[2]
+            if death == "neighbors":
                 wait_for(stage, lambda: stage_of(run) == ("neighbors", 1), STAGE_SECONDS)
                 victim = min(nodes.alive())
+            elif death == "start of train":
+                # Workers of both nodes are there, and take seconds to join each other.
+                victim = wait_for(death, lambda: _with_training_workers(nodes), STAGE_SECONDS)
             else:
                 nodes.gate.close(run, stage, after=run / CHECKPOINT if stage == "train" else None)
                 # One waits for the other in the midst of a training.
                 victim = min(nodes.gate.wait_for(nodes=1 if stage == "train" else 2))
             nodes.kill(victim)
             assert stage_of(run) == (stage, 1), "the stage was over"
-            dead[stage] = victim
+            assert death != "start of train" or not (run / CHECKPOINT).exists()
+            dead[death] = victim
             nodes.add()
             nodes.gate.open()
         assert submission.end() == 0, submission.output
     return run, dead
+
+
+def _with_training_workers(nodes: Nodes) -> str | None:
+    """One of two nodes on which a training worker has started; None while there are no two."""
+    there = [node for node in nodes.alive() if nodes.processes(node, running="ray::RayTrainWorker")]
+    return min(there) if len(there) == 2 else None
 
 
 def test_run__has_its_driver_on_the_head(nodes: Nodes, undisturbed: Placed) -> None:
@@ -96,8 +108,8 @@ def test_run__works_on_every_node(undisturbed: Placed, stage: str) -> None:
     assert undisturbed.nodes[stage] == {"w1", "w2"}
 
 
-def test_killed_nodes__are_as_many_as_stages(bereaved: tuple[Path, dict[str, str]]) -> None:
-    assert len(set(bereaved[1].values())) == len(STAGES)
+def test_killed_nodes__are_as_many_as_deaths(bereaved: tuple[Path, dict[str, str]]) -> None:
+    assert len(set(bereaved[1].values())) == len(DEATHS)
 
 
 def test_killed_nodes__change_no_selected_id(
