@@ -70,7 +70,8 @@ class RunData:
         begin = prometheus.at(f"min(min_over_time({seen}[{LOOK_BACK}:30s]))")
         if not begin:
             raise RunError(f"run {run}: {prometheus.url} has no metrics of it; give another --run or URL")
-        self.begin = begin[0].values[0]
+        # Looked for in steps of half a minute, then second by second.
+        self.begin = prometheus.at(f"min(min_over_time({seen}[1m:1s]))", begin[0].values[0])[0].values[0]
         near = prometheus.at(f"max(max_over_time({seen}[{LOOK_BACK}:30s]))")[0].values[0]
         # The last half minute has the last round's accuracies.
         self.end = prometheus.at(f"max(max_over_time({seen}[1m:1s]))", near + 30)[0].values[0]

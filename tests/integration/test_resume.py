@@ -89,7 +89,8 @@ def test_killed_driver__trains_on_from_its_checkpoint(mortal: Path) -> None:
 def test_killed_driver__reports_the_same(mortal: Path, reference: Path, index: int) -> None:
     assert same_weights(round_of(mortal, index), round_of(reference, index))
     expected, found = round_of(reference, index).metrics(), round_of(mortal, index).metrics()
-    for timed in ("training", "stage_seconds", "stage_images", "time"):
+    # A driver that dies between a stage and the note of what it took leaves that out.
+    for timed in ("training", "stage_seconds", "stage_images", "stage_images_by_node", "time"):
         del expected[timed], found[timed]
     assert found == expected
 
