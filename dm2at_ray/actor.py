@@ -184,8 +184,8 @@ def start_driver(
         concurrency_groups={"control": 4},
     )(actor_class)
     # Beside the process that follows it, which it cannot outlive, not on a worker that may go any time; its
-    # metrics are looked for there, too.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # metrics are looked for there, too. (A soft affinity puts it anywhere, Ray 2.60.)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     named = restartable.options(name=driver_name(run.uri), namespace=NAMESPACE, scheduling_strategy=here)
     try:
         return named.remote(config, plan, run.uri, owner, contact)
