@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dm2at_ray.config import Config
-from dm2at_ray.driver import Driver
+from dm2at_ray.driver import Driver, Ending
 from dm2at_ray.errors import RunError, UserError
 from dm2at_ray.journal import Journal
 from dm2at_ray.monitoring.push import Pusher
@@ -36,11 +36,11 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        reason: Why it is over; None when it failed.
-        failure: One line that the user can act on; None when it is done.
+        ending: How far it got; None when it failed.
+        failure: One line that the user can act on; None when it did not fail.
     """
 
-    reason: str | None = None
+    ending: Ending | None = None
     failure: str | None = None
 
 
@@ -70,7 +70,9 @@ class DriverActor:
 
     def make_journal(self) -> Journal:
         """Where the driver tells how far it is."""
-        return Journal(self._run, self._config, self._plan.class_names)
+        # People may have added classes since.
+        names = self._run.class_names() or self._plan.class_names
+        return Journal(self._run, self._config, names)
 
     def run(self) -> Outcome:
         """Play all rounds that are left; what the user can mend comes back as an outcome, a bug as itself."""
@@ -96,7 +98,7 @@ class DriverActor:
         try:
             server = self._serve_metrics()
             pusher = self._push_metrics()
-            return Outcome(reason=driver.run(self._plan.sizes))
+            return Outcome(ending=driver.run(self._plan.sizes, self._plan.class_names))
         except Exception as error:
             user_error = find_user_error(error)
             line = str(user_error) if user_error else f"{type(error).__name__}: {error}".splitlines()[0]

@@ -73,8 +73,16 @@ def run(
         Optional[str],  # noqa: UP045
         typer.Option(help="Where the run is kept: a local path or a URI. runs/NAME if left out."),
     ] = None,
+    wait: Annotated[
+        bool,
+        typer.Option(help="Where people label: wait for their labels rather than end without them."),
+    ] = False,
 ) -> None:
-    """Play active-learning rounds until a stop rule says so; go on where an earlier call was cut off."""
+    """Play active-learning rounds until a stop rule says so; go on where an earlier call was cut off.
+
+    Where people label (query.oracle: files) it ends with exit code 0 and the word `awaiting_labels` when a
+    round's queries wait for them; the same command goes on once `dm2at labels import` has brought them.
+    """
     from dm2at_ray.config import Config
     from dm2at_ray.launch import run as run_rounds
     from dm2at_ray.monitoring.tables import round_costs_table, rounds_table
@@ -82,11 +90,11 @@ def run(
     # As `python -m` does: a model named by its import path lies where the user stands.
     sys.path.insert(0, str(Path.cwd()))
     with _signals_raise("what is committed stays: the same command goes on from there"):
-        result = run_rounds(Config.load(config, settings), run_dir)
+        result = run_rounds(Config.load(config, settings), run_dir, wait=wait)
     console = Console()
     console.print(rounds_table(result.rounds), round_costs_table(result.rounds), sep="\n")
     report_path = _write_report(result.run_dir)
-    print(f"done: {result.reason}\nrun directory: {result.run_dir}\nreport: {report_path}")
+    print(f"{result.phase}: {result.reason}\nrun directory: {result.run_dir}\nreport: {report_path}")
 
 
 @app.command()

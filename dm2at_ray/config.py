@@ -25,6 +25,10 @@ from dm2at_ray.config_sections import (
 )
 from dm2at_ray.errors import ConfigError
 
+FREE_SECTIONS = ("compute", "monitoring")
+FREE_FIELDS = ("query.export", "query.sufficient")
+"""What may change while a run is under way."""
+
 
 class Config(Section):
     """A whole run."""
@@ -136,15 +140,17 @@ class Config(Section):
 def differing_fields(old: Config, new: Config) -> list[str]:
     """Name the fields, as `section.field`, in which two configs differ, but for those that change no result.
 
-    `compute` and `monitoring` say where the work runs, so a run may go on under other ones.
+    `compute` and `monitoring` say where the work runs, `query.export` and `query.sufficient` how people are
+    asked, so a run may go on under other ones.
     """
     different = []
     for name in type(old).model_fields:
-        if name in ("compute", "monitoring"):
+        if name in FREE_SECTIONS:
             continue
         a, b = getattr(old, name), getattr(new, name)
         if isinstance(a, Section):
-            different += [f"{name}.{f}" for f in type(a).model_fields if getattr(a, f) != getattr(b, f)]
+            fields = (f for f in type(a).model_fields if f"{name}.{f}" not in FREE_FIELDS)
+            different += [f"{name}.{f}" for f in fields if getattr(a, f) != getattr(b, f)]
         elif a != b:
             different.append(name)
     return different

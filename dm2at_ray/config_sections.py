@@ -86,8 +86,15 @@ class QueryConfig(Section):
     """Uncertainty of one mixture (Step 4)."""
     aggregate: Literal["mean", "max", "mean_prediction"] = "mean"
     """How the k mixtures of a sample become one score."""
-    oracle: Literal["simulated"] = "simulated"
-    """Who gives the labels: `simulated` reveals the source's own."""
+    oracle: Literal["simulated", "files"] = "simulated"
+    """Who gives the labels: `simulated` reveals the source's own; `files` asks people, who answer by
+    `dm2at labels import`."""
+    label_noise: float = Field(0.0, ge=0.0, lt=1.0)
+    """`simulated`: share of the answers that are wrong, evenly over the other classes; for studies."""
+    sufficient: float = Field(1.0, gt=0.0, le=1.0)
+    """`files`: share of a round's queries that must be answered before the run goes on with it."""
+    export: Literal["csv", "parquet", "label-studio", "cvat"] = "csv"
+    """`files`: format in which a round's queries are exported as soon as they are chosen."""
 
 
 class NeighborsConfig(Section):

@@ -7,28 +7,51 @@ the run directory: a driver that is started again carries on from there.
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.actor import ActorHandle
 
 from dm2at_ray.config import Config
 from dm2at_ray.journal import Journal, costs_by_kind
+from dm2at_ray.labeling.export import export_queries
 from dm2at_ray.models import ModelSpec
-from dm2at_ray.pool import ORACLES, SourceSpec
+from dm2at_ray.oracles import make_oracle, waiting_words
+from dm2at_ray.pool import SourceSpec
 from dm2at_ray.stages.batches import unlabeled_blocks
 from dm2at_ray.stages.context import StageContext
 from dm2at_ray.stages.craft import craft, craft_parts
 from dm2at_ray.stages.embed import embed
 from dm2at_ray.stages.evaluate import EvaluationPlan, evaluate
-from dm2at_ray.stages.manifest import SplitSummary, TooManyRejectsError, build_manifest, summary_of
+from dm2at_ray.stages.labeled_neighbors import find_labeled_neighbors
+from dm2at_ray.stages.manifest import (
+    SplitSummary,
+    TooManyRejectsError,
+    build_manifest,
+    has_grown,
+    summary_of,
+)
 from dm2at_ray.stages.neighbors import find_neighbors, has_neighbors, search_summary
 from dm2at_ray.stages.score import Acquisition, rescore, score
 from dm2at_ray.stages.train import retrain
 from dm2at_ray.stopping import stop_reason
 from dm2at_ray.store import RoundDirectory, RunDirectory
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Where a driver has come to the end of what it can do.
+
+    Attributes:
+        phase: `done`, or `awaiting_labels` of people.
+        reason: Why, in words.
+    """
+
+    phase: Literal["done", "awaiting_labels"]
+    reason: str
 
 
 class Driver:
@@ -58,32 +81,36 @@ class Driver:
         self._model = model
         self._journal = journal
         self._listener = listener
+        self._oracle = make_oracle(run, config)
 
-    def run(self, sizes: dict[str, int]) -> str:
-        """Play rounds until a stop rule says so.
+    def run(self, sizes: dict[str, int], class_names: list[str]) -> Ending:
+        """Play rounds until a stop rule says so, or people are to label.
 
         Args:
             sizes: Images expected in the splits `pool` and `test`.
-
-        Returns:
-            Why the run is over.
+            class_names: Of the source; people may have added others to them since.
         """
-        self._pool = self._listed("pool", sizes["pool"])
+        if not self._run.class_names():
+            self._run.write_class_names(class_names)
         self._test = self._listed("test", sizes["test"])
-        self._rejected = self._context(0).pool().rejected_ids()
         while True:
             done = self._run.committed_rounds()
+            self._open_pool(sizes["pool"])
             excluded = self._excluded(len(done))
             unlabeled = self._pool.size - len(excluded)
             self._tell_sizes(excluded)
             reason = stop_reason(self._config.stop, [r.metrics() for r in done], unlabeled)
             if reason is not None:
                 self._journal.close("done", reason=reason)
-                return reason
-            self._play(self._run.round(len(done)), excluded)
+                return Ending("done", reason)
+            round_ = self._run.round(len(done))
+            if not self._play(round_, excluded):
+                reason = waiting_words(self._run, self._config, round_)
+                self._journal.close("awaiting_labels", round=round_.index, reason=reason)
+                return Ending("awaiting_labels", reason)
 
-    def _play(self, round_: RoundDirectory, excluded: np.ndarray) -> None:
-        """One round; what an earlier attempt at it has left is not done again."""
+    def _play(self, round_: RoundDirectory, excluded: np.ndarray) -> bool:
+        """One round, but for what an earlier attempt at it has done; False where it needs labels first."""
         context = self._context(round_.index)
         if not round_.has_queries:
             round_.write_queries(self.select(context, excluded))  # Steps 1 to 4
@@ -92,22 +119,25 @@ class Driver:
             with self._journal.stage(round_, "craft") as progress:  # Step 5
                 craft(context, query_ids, self._config.attack.epsilon, progress)
         if not round_.has_labels:
-            with self._journal.stage(round_, "label") as progress:  # Step 6
-                round_.write_labels(self._ask_oracle(context, query_ids))
-                progress(len(query_ids), len(query_ids))
+            if self._config.query.oracle == "files":
+                self._export(context, query_ids)
+            if not self._label(context, round_):  # Step 6
+                return False
+            context = self._context(round_.index)
         # Step 7: L and U are what the rounds' labels say
-        labeled_or_rejected = self._excluded(round_.index + 1)
-        self._tell_sizes(labeled_or_rejected)
+        excluded = self._excluded(round_.index + 1)
+        self._tell_sizes(excluded)
         if not round_.has_model:
             with self._journal.stage(round_, "train", unit="steps") as progress:  # Step 8
                 self._retrain(context)
-                progress(len(labeled_or_rejected) - len(self._rejected), 0)
+                progress(self._labeled, 0)
         if not round_.has_metrics:
             with self._journal.stage(round_, "evaluate") as progress:
                 measured = evaluate(context, EvaluationPlan.of(self._config, self._test.size), progress)
-            round_.write_metrics(self._metrics(round_, measured, labeled_or_rejected))
+            round_.write_metrics(self._metrics(round_, measured, excluded))
         round_.commit()
         self._journal.committed(round_.metrics())
+        return True
 
     def select(self, context: StageContext, excluded: np.ndarray) -> pa.Table:
         """Steps 1 to 4: the queries of the round, best first; round 0 draws them at random."""
@@ -134,16 +164,36 @@ class Driver:
             candidates = score(context, in_features, blocks, excluded, features, prescreen * budget, progress)
             return rescore(context, acquisition, candidates, budget, progress)
 
-    def _ask_oracle(self, context: StageContext, query_ids: np.ndarray) -> pa.Table:
-        oracle = ORACLES[self._config.query.oracle](context.pool())
-        return pa.table(
-            {
-                "sample_id": query_ids,
-                "label": oracle.label(query_ids),
-                "source": [oracle.name] * len(query_ids),
-                "time": [datetime.now(timezone.utc)] * len(query_ids),
-            }
-        )
+    def _export(self, context: StageContext, query_ids: np.ndarray) -> None:
+        """Put the queries before people, once, with the labeled samples that are nearest to each."""
+        round_ = context.round
+        if round_.has_export:
+            return
+        with self._journal.stage(round_, "export") as progress:
+            if round_.index > 0 and not round_.has_labeled_neighbors:
+                known = self._run.labels(round_.index)
+                labeled = np.sort(known.filter(known["label"].is_valid())["sample_id"].to_numpy())
+                round_.write_labeled_neighbors(
+                    find_labeled_neighbors(context, self._config.neighbors, query_ids, labeled)
+                )
+            folder = export_queries(self._run, round_, self._config.query.export, context.pool())
+            round_.write_export(folder)
+            progress(len(query_ids), len(query_ids))
+        self._journal.notice(f"round {round_.index}: {len(query_ids):,} queries to label in {folder}")
+
+    def _label(self, context: StageContext, round_: RoundDirectory) -> bool:
+        """Step 6: have the round's queries labeled; False while the oracle has not said enough."""
+        answers = self._oracle.answers(round_, context.pool())
+        if answers is None:
+            return False
+        with self._journal.stage(round_, "label") as progress:
+            self._tell_news(round_.index, answers.class_names, len(answers.corrections))
+            self._run.write_class_names(answers.class_names)
+            self._journal.classes(answers.class_names)
+            round_.write_corrections(answers.corrections)
+            round_.write_labels(answers.labels)
+            progress(len(answers.labels), len(answers.labels))
+        return True
 
     def _retrain(self, context: StageContext) -> None:
         config = self._config
@@ -155,13 +205,18 @@ class Driver:
         wanted = self._config.query.size if round_index > 0 else self._config.query.initial
         left = self._pool.size - len(excluded)
         if self._config.stop.label_budget is not None:
-            left = min(left, self._config.stop.label_budget - (len(excluded) - len(self._rejected)))
+            left = min(left, self._config.stop.label_budget - self._labeled)
         return min(wanted, left)
 
     def _excluded(self, rounds: int) -> np.ndarray:
-        """Sorted ids (n,) int64 that are not in U: set aside, or labeled in the first so many rounds."""
-        labeled = [self._run.round(index).labels()["sample_id"].to_numpy() for index in range(rounds)]
-        return np.unique(np.concatenate([self._rejected, *labeled]))
+        """Sorted ids (n,) int64 that are not in U: set aside, doubles, or answered in the first so many rounds.
+
+        Also counts L, and the samples of which people cannot tell the label.
+        """
+        answered = self._run.labels(rounds)
+        self._labeled = pc.sum(answered["label"].is_valid()).as_py() or 0
+        self._skipped = len(answered) - self._labeled
+        return np.unique(np.concatenate([self._set_aside, answered["sample_id"].to_numpy()]))
 
     def _tell_recall(self, round_index: int, search: dict[str, Any]) -> None:
         wanted = self._config.neighbors.recall_target
@@ -186,10 +241,19 @@ class Driver:
                 f"round {round_index}: training.early_stop has no effect yet, too few labels to hold any out"
             )
 
+    def _tell_news(self, round_index: int, class_names: list[str], corrections: int) -> None:
+        for number, name in enumerate(
+            class_names[len(self._run.class_names()) :], len(self._run.class_names())
+        ):
+            self._journal.notice(f"round {round_index}: class {name} is new, number {number}")
+        if corrections:
+            self._journal.notice(
+                f"round {round_index}: {corrections:,} labels of earlier rounds came or changed since"
+            )
+
     def _tell_sizes(self, excluded: np.ndarray) -> None:
-        rejected = len(self._rejected)
         self._journal.sizes(
-            labeled=len(excluded) - rejected, pool=self._pool.size - len(excluded), rejected=rejected
+            labeled=self._labeled, pool=self._pool.size - len(excluded), rejected=self._pool.rejected
         )
 
     def _metrics(
@@ -198,12 +262,16 @@ class Driver:
         """Everything reported for the round, as metrics.json."""
         training = round_.training()
         labels, scores = round_.labels(), round_.queries()["score"].to_pylist()
-        counts = np.bincount(labels["label"].to_numpy(), minlength=self._model.num_classes)
+        told = labels["label"].drop_null().to_numpy()
+        counts = np.bincount(told, minlength=len(self._run.class_names()))
         return {
             "round": round_.index,
-            "labeled": len(excluded) - len(self._rejected),
+            "labeled": self._labeled,
             "pool": self._pool.size - len(excluded),
-            "rejected": len(self._rejected),
+            "rejected": self._pool.rejected,
+            "duplicates": self._pool.duplicates,
+            "skipped": self._skipped,
+            "corrected": len(round_.corrections()),
             "queried": len(labels),
             "queries_by_class": counts.tolist(),
             # Round 0 draws at random: its numbers are no scores.
@@ -221,10 +289,19 @@ class Driver:
             "time": time.time(),
         }
 
+    def _open_pool(self, expected: int) -> None:
+        """The pool as of the next round: images that its source has got since the last one are in it."""
+        before = summary_of(self._run, "pool")
+        self._pool = self._listed("pool", expected)
+        if before is not None and self._pool.size > before.size:
+            self._journal.notice(f"the pool has grown by {self._pool.size - before.size:,} images")
+        pool = self._context(0).pool()
+        self._set_aside = np.union1d(pool.rejected_ids(), pool.duplicate_ids())
+
     def _listed(self, split: Any, expected: int) -> SplitSummary:
         """The manifest of a split: built, completed, or as it is there already."""
         summary = summary_of(self._run, split)
-        if summary is not None:
+        if summary is not None and not has_grown(self._source, split, summary):
             return summary
         with self._journal.stage(None, f"list {split}") as progress:
             limit = self._config.data.max_rejected_fraction
@@ -239,9 +316,10 @@ class Driver:
         return StageContext(
             run_uri=self._run.uri,
             source=self._source,
-            model=self._model,
+            model=replace(self._model, num_classes=len(self._run.class_names())),
             seed=self._config.seed,
             round_index=round_index,
             batch_size=self._config.model.batch_size,
             compute=self._config.compute,
+            pool_size=self._pool.size,
         )

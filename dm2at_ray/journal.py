@@ -118,6 +118,10 @@ class Journal:
             self._done, self._total = done, total
         self.metrics.progressed()
 
+    def classes(self, names: list[str]) -> None:
+        """Note the names of the classes, after some have come to the end of them."""
+        self.metrics.classes_known(names)
+
     def committed(self, metrics: dict[str, Any]) -> None:
         """Take over what a committed round reported."""
         self.metrics.round_committed(metrics)

@@ -21,14 +21,17 @@ import ray
 from dm2at_ray.actor import NAMESPACE, Outcome, start_driver
 from dm2at_ray.config import Config
 from dm2at_ray.config_sections import Section
+from dm2at_ray.driver import Ending
 from dm2at_ray.errors import RunError
 from dm2at_ray.local_ray import on_loopback
 from dm2at_ray.monitoring.progress import ProgressView, make_progress
+from dm2at_ray.oracles import awaited_round, waiting_words
 from dm2at_ray.preflight import check, check_resources
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.uri import absolute_uri
 
 LOOK_SECONDS = 0.3
+LABELS_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -42,23 +45,32 @@ LOCAL_RAY = {
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run that is done.
+    """How far a run has got.
 
     Attributes:
         run_dir: Path or URI of its directory.
-        reason: Why it ended.
+        reason: Why it ended, or what it waits for.
         rounds: `metrics.json` of each round, in order.
+        phase: `done`, or `awaiting_labels` of people.
     """
 
     run_dir: str
     reason: str
     rounds: list[dict[str, Any]]
+    phase: str = "done"
 
 
 def run(
-    config: Config, run_dir: str | Path | None = None, *, progress: ProgressView | None = None
+    config: Config,
+    run_dir: str | Path | None = None,
+    *,
+    wait: bool = False,
+    progress: ProgressView | None = None,
 ) -> RunResult:
     """Play active-learning rounds until a stop rule says so; go on where an earlier call was cut off.
+
+    Where people label (`query.oracle: files`) it returns as soon as a round waits for them, and goes on from
+    there when it is called again, or by itself with `wait`. Meanwhile nothing of Ray is held.
 
     Ray is used as it is found: the session that this process has, the cluster that `RAY_ADDRESS` names, or a
     new one on this machine, which ends with the call.
@@ -66,6 +78,7 @@ def run(
     Args:
         config: The run.
         run_dir: Where it is kept: a local path or a URI such as s3://bucket/run; `runs/<name>` if left out.
+        wait: Whether to look for labels every few seconds rather than to return without them.
         progress: Where to show it; stdout if left out.
 
     Returns:
@@ -84,22 +97,39 @@ def run(
     directory = RunDirectory(absolute_uri(str(run_dir or f"runs/{config.name}")))
     config = with_absolute_paths(config)
     directory.check_config(config)
-    status = directory.status()
-    if status.get("phase") == "done":
-        return _result(directory, status["reason"])
-    plan = check(config, directory)
-    with progress or make_progress(sys.stdout) as view, joined_ray(config):
-        check_resources(config, ray.cluster_resources())
+    with progress or make_progress(sys.stdout) as view:
         view.message(f"run directory: {directory.uri}")
+        while True:
+            status = directory.status()
+            if status.get("phase") == "done":
+                return _result(directory, Ending("done", status["reason"]))
+            awaited = awaited_round(directory, config)
+            if awaited is None:
+                ending = _play(config, directory, view)
+                if ending.phase == "done" or not wait:
+                    return _result(directory, ending)
+                view.message(f"waiting for {ending.reason}")
+            elif not wait:
+                reason = waiting_words(directory, config, awaited)
+                return _result(directory, Ending("awaiting_labels", reason))
+            else:
+                time.sleep(LABELS_SECONDS)
+
+
+def _play(config: Config, directory: RunDirectory, view: ProgressView) -> Ending:
+    """Have a driver play as far as it can."""
+    plan = check(config, directory)
+    with joined_ray(config):
+        check_resources(config, ray.cluster_resources())
         actor = start_driver(config, plan, directory, owner=uuid.uuid4().hex)
         try:
             outcome: Outcome = follow(actor.run.remote(), actor, view)
         except BaseException:
             _end(actor)
             raise
-    if outcome.failure is not None:
-        raise RunError(outcome.failure)
-    return _result(directory, outcome.reason or "")
+    if outcome.ending is None:
+        raise RunError(outcome.failure or "")
+    return outcome.ending
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -113,8 +143,9 @@ def with_absolute_paths(config: Config) -> Config:
     return config.model_copy(update={"data": data, "model": model})
 
 
-def _result(directory: RunDirectory, reason: str) -> RunResult:
-    return RunResult(directory.uri, reason, [r.metrics() for r in directory.committed_rounds()])
+def _result(directory: RunDirectory, ending: Ending) -> RunResult:
+    rounds = [r.metrics() for r in directory.committed_rounds()]
+    return RunResult(directory.uri, ending.reason, rounds, ending.phase)
 
 
 @contextmanager

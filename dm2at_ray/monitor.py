@@ -28,7 +28,7 @@ LOOPBACK = "127.0.0.1"
 LOOK_SECONDS = 2.0
 STOP_SECONDS = 20.0
 START_SECONDS = 60.0
-ENDED = ("done", "failed", "interrupted")
+ENDED = ("done", "failed", "interrupted", "awaiting_labels")
 GRAFANA_HOMES = ("/usr/share/grafana", "/usr/local/share/grafana", "/opt/grafana")
 
 NO_PROMETHEUS = (

@@ -51,15 +51,25 @@ def check(config: Config, run: RunDirectory) -> Plan:
     sizes = {split: _count(run, source, split) for split in ("pool", "test")}
     names = source.class_names
     if names is None or len(names) < 2:
-        raise ConfigError(
-            f"data.label_column = {config.data.label_column!r}: the pool has no labels of two classes or "
-            "more for the simulated oracle to reveal; give a pool with labels"
-        )
+        raise _too_few_classes(config)
     size, channels = _image_shape(config, source)
     check_alone(config)
     _check_against_pool(config, sizes["pool"])
     model = _checked_model(config, len(names), channels, size)
     return Plan(replace(source.spec, image_size=size, channels=channels), model, names, sizes)
+
+
+def _too_few_classes(config: Config) -> ConfigError:
+    if config.query.oracle == "files":
+        return ConfigError(
+            f"data.class_names = {config.data.class_names}: neither the pool nor the test images name two "
+            "classes or more; list the classes that people choose among, e.g. [cat, dog]"
+        )
+    return ConfigError(
+        f"data.label_column = {config.data.label_column!r}: the pool has no labels of two classes or "
+        "more for the simulated oracle to reveal; give a pool with labels, or let people label by "
+        "query.oracle=files"
+    )
 
 
 def _checked_model(config: Config, num_classes: int, channels: int, image_size: int) -> ModelSpec:

@@ -188,7 +188,8 @@ def _context(run: RunDirectory, round_: RoundDirectory, config: Config) -> tuple
         batch_size=config.model.batch_size,
         compute=config.compute,
     )
-    return context, list(source.class_names or map(str, range(model.num_classes)))
+    names = run.class_names() or source.class_names or list(map(str, range(model.num_classes)))
+    return context, names[: model.num_classes]
 
 
 def _passes(attacks: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:

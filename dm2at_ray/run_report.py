@@ -57,7 +57,7 @@ def gather(run: RunDirectory) -> ReportData:
         config_yaml=config.to_yaml(),
         version=__version__,
         created=datetime.now().astimezone(),
-        class_names=source.class_names or [],
+        class_names=run.class_names() or source.class_names or [],
         rounds=[r.metrics() for r in rounds],
         queries=pictures,
         evaluations={r.index: list(r.evaluations().values()) for r in rounds},
@@ -87,7 +87,7 @@ def queried_images(round_: RoundDirectory, pool: Pool, count: int) -> list[Queri
             sample_id=int(sample_id),
             image=image,
             adversarial=np.asarray(twins[int(sample_id)]),
-            true_label=labels[int(sample_id)],
+            true_label=labels.get(int(sample_id)),
             predicted_label=predicted[int(sample_id)],
             score=score,
         )

@@ -7,11 +7,12 @@ import os
 import time
 from typing import Any
 
+from dm2at_ray.oracles import waiting_words
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.store.lease import LIFETIME_SECONDS, is_here, read_lease
 from dm2at_ray.uri import absolute_uri
 
-ENDED = ("done", "failed", "interrupted")
+ENDED = ("done", "failed", "interrupted", "awaiting_labels")
 ANSWER_SECONDS = 10.0
 
 
@@ -40,6 +41,9 @@ def read_status(run_dir: str) -> dict[str, Any]:
     elsewhere = live is None and bool(holder) and not is_here(holder)
     found = {**found, **(live or {}), "live": live is not None}
     found["driver_host"] = holder["host"] if elsewhere else None
+    if found["phase"] == "awaiting_labels":
+        # The labels that came since the driver left are in the book only.
+        found["reason"] = waiting_words(run, run.config(), run.round(found["round"]))
     found["seconds_ago"] = round(max(0.0, time.time() - found["time"]), 1)
     found["rounds"] = [r.metrics() for r in run.committed_rounds()]
     return found

@@ -31,6 +31,7 @@ class Stream(enum.IntEnum):
     AUGMENT = 7
     NEIGHBORS = 8
     VALIDATION = 9
+    LABEL_NOISE = 10
 
 
 def philox4x32(counter: npt.NDArray[np.uint32], key: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:

@@ -43,7 +43,7 @@ class RunMetrics:
         self._run = run
         self._series = Instruments()
         self.registry = self._series.registry
-        self._class_labels = class_labels(class_names)
+        self.classes_known(class_names)
         self._node_labels = NodeLabels()
         self._budget = math.inf
         self._open_round: dict[str, tuple[float, int]] = {}
@@ -64,8 +64,6 @@ class RunMetrics:
         for stage in STAGES:
             self._series.stage_seconds.labels(self._run, stage)
             self._series.stage_images.labels(self._run, stage)
-        for label in self._class_labels:
-            self._series.queries.labels(self._run, label)
         for kind in COLLAPSES:
             self._series.collapses.labels(self._run, kind)
             self._series.collapsed.labels(self._run, kind)
@@ -73,6 +71,12 @@ class RunMetrics:
         for bound in (*SCORE_BUCKETS, math.inf):
             self._series.round_scores.labels(self._run, _le(bound))
         self.progressed()
+
+    def classes_known(self, class_names: Sequence[str]) -> None:
+        """State the classes anew, after some have come to the end of them."""
+        self._class_labels = class_labels(class_names)
+        for label in self._class_labels:
+            self._series.queries.labels(self._run, label)
 
     def label_budget_set(self, labels: int | None) -> None:
         """State how many labels the run may ask for in all (None: no limit)."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PHASES = ("starting", "selecting", "awaiting_labels", "training", "done", "failed", "interrupted")
-STAGES = ("embed", "neighbors", "score", "craft", "label", "train", "evaluate")
+STAGES = ("embed", "neighbors", "score", "craft", "export", "label", "train", "evaluate")
 NODE_STAGES = ("embed", "score", "craft", "evaluate")
 """Stages whose images are counted by the node that worked on them."""
 ATTACKS = ("clean", "fgsm", "pgd")

@@ -47,6 +47,10 @@ class Pool:
         """Ids (r,) int64, ascending, of the images that were set aside."""
         return self.manifest.rejected().column("sample_id").to_numpy()
 
+    def duplicate_ids(self) -> np.ndarray:
+        """Ids (d,) int64, ascending, of the images that are there under a smaller id as well."""
+        return self.manifest.duplicates().column("sample_id").to_numpy()
+
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Images of the sample ids (n,) int64, in their order.
 

@@ -13,6 +13,7 @@ from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
 from dm2at_ray.parquet import open_parquet
+from dm2at_ray.pool.content import HASH_BYTES, content_hash
 from dm2at_ray.pool.decode import UnreadableImage, decode
 from dm2at_ray.pool.location import Location, one_line
 from dm2at_ray.pool.lru import LruCache
@@ -29,12 +30,16 @@ SCHEMA = pa.schema(
         pa.field("label", pa.int64()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("hash", pa.binary(HASH_BYTES)),
     ]
 )
+DUPLICATES_SCHEMA = pa.schema([("sample_id", pa.int64()), ("duplicate_of", pa.int64())])
+DUPLICATES = "duplicates.parquet"
 _PART_NAME = re.compile(r"part-(\d{5,})\.parquet")
 _READ_AT_ONCE = 256
 _CACHED_PARTS = 8
 _READERS = 16
+_COMPARED_AT_ONCE = 8_000_000
 
 
 def part_name(index: int) -> str:
@@ -61,20 +66,25 @@ def check_part(source: Source, table: pa.Table, first_id: int, image_size: int, 
         The part as a ``SCHEMA`` table. At most 256 images are in memory at once.
     """
     reasons: list[str | None] = []
+    hashes: list[bytes | None] = []
     for start in range(0, table.num_rows, _READ_AT_ONCE):
         batch = table.slice(start, _READ_AT_ONCE)
         for raw in source.read(batch.column("uri").to_pylist(), batch.column("row").to_pylist()):
             try:
                 decode(raw, image_size, channels)
+                assert not isinstance(raw, UnreadableImage)
             except UnreadableImage as unreadable:
                 reasons.append(unreadable.reason)
+                hashes.append(None)
             else:
                 reasons.append(None)
+                hashes.append(content_hash(raw))
     columns = {
         "sample_id": np.arange(first_id, first_id + table.num_rows),
         **{name: table.column(name) for name in ("uri", "row", "label")},
         "status": [OK if reason is None else REJECTED for reason in reasons],
         "reason": reasons,
+        "hash": hashes,
     }
     return pa.table(columns, schema=SCHEMA)
 
@@ -87,6 +97,13 @@ class Counts:
     ok: int
     rejected: int
     labeled: int
+
+
+def rows_of_part(filesystem: fs.FileSystem, path: str) -> int:
+    """Rows of a part of a manifest; 0 where there is none."""
+    if filesystem.get_file_info(path).type == fs.FileType.NotFound:
+        return 0
+    return _num_rows(filesystem, path)
 
 
 class Manifest:
@@ -159,6 +176,47 @@ class Manifest:
             for table in (self._read_part(index) for index in range(self.num_parts))
         ]
         return pa.concat_tables(tables).combine_chunks()
+
+    def duplicates(self) -> pa.Table:
+        """Images that are in the pool under a smaller id as well (`DUPLICATES_SCHEMA`), by id."""
+        path = f"{self._place.path}/{DUPLICATES}"
+        if self._place.filesystem.get_file_info(path).type == fs.FileType.NotFound:
+            return DUPLICATES_SCHEMA.empty_table()
+        with open_parquet(path, filesystem=self._place.filesystem) as file:
+            return file.read()
+
+    def find_duplicates(self) -> pa.Table:
+        """Compare all images by their hashes (`DUPLICATES_SCHEMA`), some millions of them at a time.
+
+        Takes 24 bytes for each of 8 million images at once, whatever the size of the pool: each pass over the
+        hashes compares those of one range.
+        """
+        passes = max(1, -(-self.size // _COMPARED_AT_ONCE))
+        return pa.concat_tables(
+            [self._duplicates_of_pass(number, passes) for number in range(passes)]
+        ).sort_by("sample_id")
+
+    def _duplicates_of_pass(self, number: int, passes: int) -> pa.Table:
+        ids: list[np.ndarray] = []
+        hashes: list[np.ndarray] = []
+        for index in range(self.num_parts):
+            table = self._read_part(index, columns=["sample_id", "hash"])
+            table = table.filter(table["hash"].is_valid())
+            column = table["hash"].combine_chunks()
+            words = np.frombuffer(column.buffers()[1], np.uint64).reshape(-1, HASH_BYTES // 8)
+            words = words[column.offset : column.offset + len(column)]
+            mine = words[:, 0] % np.uint64(passes) == number
+            ids.append(table["sample_id"].to_numpy()[mine])
+            hashes.append(words[mine])
+        sample_ids, words = np.concatenate(ids), np.concatenate(hashes)
+        # Of equal hashes the smallest id comes first.
+        order = np.lexsort((sample_ids, words[:, 1], words[:, 0]))
+        sample_ids, words = sample_ids[order], words[order]
+        is_again = np.zeros(len(words), bool)
+        is_again[1:] = (words[1:] == words[:-1]).all(axis=1)
+        first = sample_ids[np.maximum.accumulate(np.where(is_again, 0, np.arange(len(words))))]
+        columns = [sample_ids[is_again], first[is_again]]
+        return pa.table([pa.array(column, pa.int64()) for column in columns], schema=DUPLICATES_SCHEMA)
 
     def counts(self) -> Counts:
         """Counts over all parts, read one at a time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -34,6 +34,7 @@ class StageContext:
         round_index: The round in progress.
         batch_size: Images per forward pass, a power of two.
         compute: Resources of the actors.
+        pool_size: Sample ids in the pool, which may have grown since a process has opened it.
     """
 
     run_uri: str
@@ -43,6 +44,7 @@ class StageContext:
     round_index: int
     batch_size: int
     compute: ComputeConfig
+    pool_size: int = 0
 
     @property
     def round(self) -> RoundDirectory:
@@ -56,7 +58,7 @@ class StageContext:
 
     def pool(self, split: Split = "pool") -> Pool:
         """The images of a split, opened once per process."""
-        return _open_pool(self.run_uri, self.source, split)
+        return _open_pool(self.run_uri, self.source, split, self.pool_size)
 
     def current_model(self) -> Classifier:
         """The model that the round before this one trained, in eval mode, loaded once per process."""
@@ -77,7 +79,7 @@ class StageContext:
 
 
 @lru_cache(maxsize=2)
-def _open_pool(run_uri: str, source: SourceSpec, split: Split) -> Pool:
+def _open_pool(run_uri: str, source: SourceSpec, split: Split, pool_size: int) -> Pool:
     files = RunDirectory(run_uri).manifest_files(split)
     assert source.image_size is not None
     assert source.channels is not None
@@ -86,8 +88,10 @@ def _open_pool(run_uri: str, source: SourceSpec, split: Split) -> Pool:
 
 @lru_cache(maxsize=2)
 def _load_model(run_uri: str, round_index: int, spec: ModelSpec, device: str) -> Classifier:
+    round_ = RunDirectory(run_uri).round(round_index)
     # The first to ask may be in inference mode, whose tensors refuse the gradients that a later stage needs.
     with torch.inference_mode(False):
-        model = spec.build(pretrained=False)
-        model.load_state_dict(RunDirectory(run_uri).round(round_index).weights())
+        # It may know fewer classes than there are by now.
+        model = replace(spec, num_classes=round_.model_spec().num_classes).build(pretrained=False)
+        model.load_state_dict(round_.weights())
         return model.to(device).eval()

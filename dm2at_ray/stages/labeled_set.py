@@ -92,11 +92,9 @@ def _ids_and_labels(context: StageContext, settings: TrainSettings) -> tuple[np.
 
     Both of its parts are runs of rows then, and need no copy.
     """
-    run = RunDirectory(context.run_uri)
-    tables = [run.round(index).labels() for index in range(context.round_index + 1)]
-    ids, labels = (
-        np.concatenate([table[name].to_numpy() for table in tables]) for name in ("sample_id", "label")
-    )
+    known = RunDirectory(context.run_uri).labels(context.round_index + 1)
+    known = known.filter(known["label"].is_valid())
+    ids, labels = known["sample_id"].to_numpy(), known["label"].to_numpy()
     no_pixels = np.empty((len(ids), 1, 1, 0), np.uint8)
     trained_on, held_out = hold_out(LabeledSet(ids, no_pixels, labels), settings, context.seed)
     parts = [trained_on] if held_out is None else [held_out, trained_on]
@@ -142,7 +140,9 @@ def _assemble(
     for index in range(context.round_index + 1):
         crafted = run.round(index).adversarial()
         if crafted is not None:
-            rows = rows_of(crafted["sample_id"].to_numpy())
-            twins[rows] = tensor_array(crafted["image"])
+            # Of some queries nobody could tell the label.
+            labeled = np.isin(crafted["sample_id"].to_numpy(), ids)
+            rows = rows_of(crafted["sample_id"].to_numpy()[labeled])
+            twins[rows] = tensor_array(crafted["image"])[labeled]
             has_twin[rows] = True
     return LabeledSet(ids, images, labels, twins if has_twin.any() else None, has_twin)

@@ -9,7 +9,7 @@ import ray
 
 from dm2at_ray.errors import PoolError
 from dm2at_ray.pool import Manifest, SourceSpec, check_part, open_source, part_name
-from dm2at_ray.pool.manifest import PART_ROWS
+from dm2at_ray.pool.manifest import DUPLICATES, PART_ROWS, rows_of_part
 from dm2at_ray.pool.sources.base import Split
 from dm2at_ray.stages.context import Progress
 from dm2at_ray.store import RunDirectory
@@ -30,11 +30,13 @@ class SplitSummary:
         size: Sample ids, those set aside included.
         rejected: Images set aside because they cannot be read.
         labeled: Readable images whose label the source knows.
+        duplicates: Images that are there under a smaller id as well, and are never asked for.
     """
 
     size: int
     rejected: int
     labeled: int
+    duplicates: int = 0
 
 
 class TooManyRejectsError(PoolError):
@@ -56,6 +58,12 @@ def summary_of(run: RunDirectory, split: Split) -> SplitSummary | None:
     return SplitSummary(**files.read_json("summary.json")) if files.exists("summary.json") else None
 
 
+def has_grown(source: SourceSpec, split: Split, summary: SplitSummary) -> bool:
+    """Whether a source that may be added to has more images than its manifest; test images stay the same."""
+    count = open_source(source).count(split) if split == "pool" else None
+    return count is not None and count > summary.size
+
+
 def build_manifest(
     run: RunDirectory,
     source: SourceSpec,
@@ -64,7 +72,7 @@ def build_manifest(
     progress: Progress,
     total: int,
 ) -> SplitSummary:
-    """Write the manifest of a split, or go on with one that was begun.
+    """Write the manifest of a split, go on with one that was begun, or add to it what its source has got.
 
     Args:
         run: The run directory.
@@ -92,7 +100,7 @@ def build_manifest(
         progress(done, total)
 
     for index, table in enumerate(open_source(source).tables(split)):
-        if not files.exists(part_name(index)):
+        if rows_of_part(files.filesystem, files.path(part_name(index))) != table.num_rows:
             parts.append((table.num_rows, _start_part(files, source, table, index)))
         else:
             done += table.num_rows
@@ -101,8 +109,8 @@ def build_manifest(
     while parts:
         finish()
     manifest = Manifest.open(files.filesystem, files.root)
-    counts = manifest.counts()
-    summary = SplitSummary(size=counts.total, rejected=counts.rejected, labeled=counts.labeled)
+    counts, duplicates = manifest.counts(), ray.get(_write_duplicates.remote(files))
+    summary = SplitSummary(counts.total, counts.rejected, counts.labeled, duplicates)
     if summary.rejected > max_rejected_fraction * summary.size:
         raise _too_many_rejected(summary, manifest, split, max_rejected_fraction)
     run.files.below(split).write_json("summary.json", asdict(summary))
@@ -127,6 +135,13 @@ def _check_slice(source: SourceSpec, table: pa.Table, first_id: int) -> pa.Table
 @ray.remote(max_retries=-1)
 def _write_part(files: Files, name: str, *slices: pa.Table) -> None:
     files.write_table(name, pa.concat_tables(slices))
+
+
+@ray.remote(max_retries=-1)
+def _write_duplicates(files: Files) -> int:
+    found = Manifest.open(files.filesystem, files.root).find_duplicates()
+    files.write_table(DUPLICATES, found)
+    return len(found)
 
 
 def _too_many_rejected(

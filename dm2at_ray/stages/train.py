@@ -169,8 +169,17 @@ def initial_model(context: StageContext, warm_start: bool) -> Classifier:
     fresh = not (warm_start and context.round_index > 0)
     model = context.model.build(seed=context.seed * 100_003 + context.round_index, pretrained=fresh)
     if not fresh:
-        model.load_state_dict(RunDirectory(context.run_uri).round(context.round_index - 1).weights())
+        last = RunDirectory(context.run_uri).round(context.round_index - 1).weights()
+        model.load_state_dict(_grown(last, model.state_dict()))
     return model
+
+
+def _grown(weights: dict[str, torch.Tensor], fresh: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of fewer classes, with new rows for those that came since."""
+    return {
+        name: tensor if tensor.shape == fresh[name].shape else torch.cat([tensor, fresh[name][len(tensor) :]])
+        for name, tensor in weights.items()
+    }
 
 
 def _train_worker(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,13 @@ LABELS_SCHEMA = pa.schema(
         ("time", pa.timestamp("us", tz="UTC")),
     ]
 )
+LABELED_NEIGHBORS_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.int64()),
+        ("labeled_neighbor_ids", pa.list_(pa.int64())),
+        ("labeled_neighbor_distances", pa.list_(pa.float32())),
+    ]
+)
 
 
 class RoundDirectory:
@@ -79,8 +86,45 @@ class RoundDirectory:
         self.files.write_table("labels.parquet", labels.cast(LABELS_SCHEMA))
 
     def labels(self) -> pa.Table:
-        """The oracle's answers (`LABELS_SCHEMA`)."""
+        """The oracle's answers (`LABELS_SCHEMA`); a null label is "cannot tell"."""
         return self.files.read_table("labels.parquet")
+
+    @property
+    def has_corrections(self) -> bool:
+        """Whether it is settled which labels of earlier rounds have changed."""
+        return self.files.exists("corrections.parquet")
+
+    def write_corrections(self, corrections: pa.Table) -> None:
+        """Write the labels of earlier rounds' samples that came or changed since (`LABELS_SCHEMA`)."""
+        self.files.write_table("corrections.parquet", corrections.cast(LABELS_SCHEMA))
+
+    def corrections(self) -> pa.Table:
+        """Labels of earlier rounds' samples as they are from this round on (`LABELS_SCHEMA`)."""
+        if not self.has_corrections:
+            return LABELS_SCHEMA.empty_table()
+        return self.files.read_table("corrections.parquet")
+
+    @property
+    def has_export(self) -> bool:
+        """Whether the queries were put before people."""
+        return self.files.exists("export.json")
+
+    def write_export(self, folder: str) -> None:
+        """Note where the queries were exported to."""
+        self.files.write_json("export.json", {"folder": folder})
+
+    @property
+    def has_labeled_neighbors(self) -> bool:
+        """Whether the queries' nearest labeled samples are known."""
+        return self.files.exists("context.parquet")
+
+    def write_labeled_neighbors(self, found: pa.Table) -> None:
+        """Write each query's nearest labeled samples, for those who label (`LABELED_NEIGHBORS_SCHEMA`)."""
+        self.files.write_table("context.parquet", found.cast(LABELED_NEIGHBORS_SCHEMA))
+
+    def labeled_neighbors(self) -> pa.Table:
+        """Each query's nearest labeled samples (`LABELED_NEIGHBORS_SCHEMA`)."""
+        return self.files.read_table("context.parquet")
 
     def adversarial_part(self, part: int) -> str:
         """Name of a part of the adversarial twins."""

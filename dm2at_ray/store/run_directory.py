@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+
 from dm2at_ray.config import Config, differing_fields
 from dm2at_ray.errors import RunError
 from dm2at_ray.store.files import Files
@@ -82,6 +84,47 @@ class RunDirectory:
     def committed_rounds(self) -> list[RoundDirectory]:
         """All final rounds, in order."""
         return [r for r in self.rounds() if r.committed]
+
+    def class_names(self) -> list[str]:
+        """Names of the classes by their numbers, those that came later at the end; empty before the start."""
+        return self.files.read_json("classes.json")["names"] if self.files.exists("classes.json") else []
+
+    def write_class_names(self, names: list[str]) -> None:
+        """Write the names of the classes; those that are there already keep their numbers.
+
+        Raises:
+            RunError: They would not.
+        """
+        before = self.class_names()
+        if names[: len(before)] != before:
+            raise RunError(
+                f"run directory {self.uri}: its classes are {', '.join(before)}, now they are "
+                f"{', '.join(names)}; keep the old ones in their order, and add new ones at the end"
+            )
+        if names != before:
+            self.files.write_json("classes.json", {"names": names})
+
+    def labels(self, rounds: int) -> pa.Table:
+        """What is known of all samples that the first so many rounds asked for, with later corrections.
+
+        Args:
+            rounds: How many rounds.
+
+        Returns:
+            Columns sample_id and label (both int64; a null label is "cannot tell"), in the order of asking.
+        """
+        known: dict[int, int | None] = {}
+        for index in range(rounds):
+            round_ = self.round(index)
+            for table in (round_.corrections(), round_.labels()):
+                ids, labels = table["sample_id"].to_pylist(), table["label"].to_pylist()
+                known.update(zip(ids, labels, strict=True))
+        return pa.table(
+            {
+                "sample_id": pa.array(known.keys(), pa.int64()),
+                "label": pa.array(known.values(), pa.int64()),
+            }
+        )
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Write status.json: phase, round, counts."""

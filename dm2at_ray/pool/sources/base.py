@@ -90,6 +90,10 @@ class Source(ABC):
         """(image size, channels) where every image is known to have them, else None."""
         return None
 
+    def count(self, split: Split) -> int | None:
+        """Images of a split, where that is known without listing them and may grow; else None."""
+        return None
+
     def tables(self, split: Split) -> Iterator[pa.Table]:
         """Tables of uri, row, label (null where unknown) of a split, in an order that never changes.
 
