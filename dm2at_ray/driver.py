@@ -209,7 +209,7 @@ class Driver:
         return min(wanted, left)
 
     def _excluded(self, rounds: int) -> np.ndarray:
-        """Sorted ids (n,) int64 that are not in U: set aside, doubles, or answered in the first so many rounds.
+        """Sorted ids (n,) int64 that are not in U: set aside, or answered in the first so many rounds.
 
         Also counts L, and the samples of which people cannot tell the label.
         """
@@ -242,9 +242,8 @@ class Driver:
             )
 
     def _tell_news(self, round_index: int, class_names: list[str], corrections: int) -> None:
-        for number, name in enumerate(
-            class_names[len(self._run.class_names()) :], len(self._run.class_names())
-        ):
+        known = len(self._run.class_names())
+        for number, name in enumerate(class_names[known:], known):
             self._journal.notice(f"round {round_index}: class {name} is new, number {number}")
         if corrections:
             self._journal.notice(

@@ -71,7 +71,7 @@ class SourceOracle(Oracle):
             {
                 "sample_id": ids,
                 "label": oracle.label(ids),
-                "source": [oracle.name] * len(ids),
+                "source": ["simulated"] * len(ids),
                 "time": [datetime.now(timezone.utc)] * len(ids),
             }
         )

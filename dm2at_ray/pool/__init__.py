@@ -1,4 +1,4 @@
-"""Images in, labels in and out: sources, decoding, the manifest, the pool by sample id, oracles.
+"""Images in, labels in and out: sources, decoding, the manifest, the pool by sample id.
 
 Images leave as uint8 (n, H, W, C); they become floats on the device only. Nothing here needs Ray, and nothing
 holds more than a bounded share of the pool.
@@ -9,16 +9,14 @@ from __future__ import annotations
 from dm2at_ray.pool.decode import UnreadableImage, decode
 from dm2at_ray.pool.images import Pool
 from dm2at_ray.pool.manifest import PART_ROWS, Counts, Manifest, check_part, part_name
-from dm2at_ray.pool.oracles import ORACLES, Oracle, SimulatedOracle
+from dm2at_ray.pool.simulated_oracle import SimulatedOracle
 from dm2at_ray.pool.sources import SOURCES, Source, SourceSpec, open_source
 
 __all__ = [
-    "ORACLES",
     "PART_ROWS",
     "SOURCES",
     "Counts",
     "Manifest",
-    "Oracle",
     "Pool",
     "SimulatedOracle",
     "Source",

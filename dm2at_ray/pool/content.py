@@ -18,8 +18,9 @@ def content_hash(raw: bytes | np.ndarray) -> bytes:
         raw: Encoded bytes, or an array (H, W) or (H, W, C).
     """
     digest = hashlib.blake2b(digest_size=HASH_BYTES)
-    if isinstance(raw, np.ndarray):
+    if isinstance(raw, bytes):
+        digest.update(raw)
+    else:
         digest.update(f"{raw.dtype} {raw.shape}".encode())
-        raw = np.ascontiguousarray(raw).data.cast("B") if raw.size else b""
-    digest.update(raw)
+        digest.update(raw.tobytes())
     return digest.digest()

@@ -192,9 +192,8 @@ class Manifest:
         hashes compares those of one range.
         """
         passes = max(1, -(-self.size // _COMPARED_AT_ONCE))
-        return pa.concat_tables(
-            [self._duplicates_of_pass(number, passes) for number in range(passes)]
-        ).sort_by("sample_id")
+        found = [self._duplicates_of_pass(number, passes) for number in range(passes)]
+        return pa.concat_tables(found).sort_by("sample_id")
 
     def _duplicates_of_pass(self, number: int, passes: int) -> pa.Table:
         ids: list[np.ndarray] = []

@@ -78,7 +78,7 @@ def _nearest(config: NeighborsConfig, queries: list[ObjectRef], labeled: list[Ob
     x = torch.cat([_features(table) for table in asked])
     first = _features(ray.get(labeled[0]))
     # For people's eyes the first labeled samples say enough of the scales.
-    normalizer = Normalizer.fit(first, config.normalize)
+    normalizer = Normalizer.fit(config.normalize, first)
     x = normalizer(x)
     ids, distances = torch.empty((len(x), 0), dtype=torch.int64), torch.empty((len(x), 0))
     for ref in labeled:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dm2at_ray import oracles
 from dm2at_ray.actor import DriverActor
 from dm2at_ray.config import Config
 from dm2at_ray.journal import Journal
-from dm2at_ray.pool import oracles
+from dm2at_ray.pool import SimulatedOracle
 from dm2at_ray.store import RoundDirectory, RunDirectory
 
 ROUND = 1
@@ -73,7 +74,7 @@ class MortalDriver(DriverActor):
     def make_journal(self) -> Journal:
         chronicle = Chronicle(self._run.uri)
         # Replaced for good, because this process is the driver's own.
-        oracles.ORACLES["simulated"] = _noting_oracle(chronicle)
+        oracles.SimulatedOracle = _noting_oracle(chronicle)  # type: ignore[misc]
         for method, death in BEFORE.items():
             setattr(RoundDirectory, method, _deadly(getattr(RoundDirectory, method), death, chronicle))
         return _MortalJournal(self._run, self._config, self._plan.class_names, chronicle)
@@ -116,8 +117,8 @@ def _deadly(method: Callable[..., None], death: str, chronicle: Chronicle) -> Ca
     return die_first
 
 
-def _noting_oracle(chronicle: Chronicle) -> type[oracles.SimulatedOracle]:
-    class Noting(oracles.SimulatedOracle):
+def _noting_oracle(chronicle: Chronicle) -> type[SimulatedOracle]:
+    class Noting(SimulatedOracle):
         def label(self, sample_ids: np.ndarray) -> np.ndarray:
             chronicle.note("asked", sample_ids.tolist())
             return super().label(sample_ids)

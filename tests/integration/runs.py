@@ -65,7 +65,7 @@ def select_round_1(config: Config, directory: Path) -> pa.Table:
     # With no query round to play, `run` only opens the pool.
     over = config.model_copy(update={"stop": StopConfig(rounds=0)})
     driver = Driver(over, run, plan.source, plan.model, Journal(run, over, plan.class_names))
-    driver.run(plan.sizes)
+    driver.run(plan.sizes, plan.class_names)
     context = StageContext(
         run_uri=run.uri,
         source=plan.source,

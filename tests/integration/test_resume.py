@@ -14,6 +14,7 @@ from ray.util import placement_group, remove_placement_group
 
 from dm2at_ray import RunError, run
 from dm2at_ray.actor import start_driver
+from dm2at_ray.driver import Ending
 from dm2at_ray.preflight import check
 from dm2at_ray.store import Lease, RunDirectory
 
@@ -41,7 +42,7 @@ def mortal(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         remove_placement_group(others)
     assert outcome.failure is None
-    assert outcome.reason == "all 1 query rounds are done"
+    assert outcome.ending == Ending("done", "all 1 query rounds are done")
     return directory
 
 

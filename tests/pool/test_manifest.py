@@ -11,9 +11,16 @@ from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
 from dm2at_ray.pool import PART_ROWS, Counts, Manifest, SourceSpec, check_part, open_source, part_name
-from dm2at_ray.pool.manifest import SCHEMA
+from dm2at_ray.pool import manifest as manifest_module
+from dm2at_ray.pool.content import content_hash
+from dm2at_ray.pool.manifest import DUPLICATES_SCHEMA, SCHEMA
 
 from .conftest import encode, pattern
+
+
+def hash_of(sample_id: int) -> int:
+    """What an image shows: every seventh shows what the one of half its id does."""
+    return hash_of(sample_id // 2) if sample_id % 7 == 6 else sample_id
 
 
 def _write_parts(directory: Path, total: int) -> None:
@@ -29,6 +36,10 @@ def _write_parts(directory: Path, total: int) -> None:
             "label": pa.array(ids % 7, mask=ids % 5 == 0),
             "status": np.where(bad, "rejected", "ok"),
             "reason": pa.array(np.where(bad, "empty file", ""), mask=~bad),
+            "hash": [
+                None if b else content_hash(str(hash_of(int(i))).encode())
+                for i, b in zip(ids, bad, strict=True)
+            ],
         }
         pq.write_table(pa.table(columns, schema=SCHEMA), directory / part_name(index))
 
@@ -108,3 +119,37 @@ def test_check_part__of_the_digits(build_manifest: Callable[..., Manifest]) -> N
     manifest = build_manifest(source, 8, 1)
     assert manifest.counts() == Counts(total=1_797, ok=1_797, rejected=0, labeled=1_797)
     assert manifest.rejected().num_rows == 0
+
+
+@pytest.mark.parametrize("at_once", [1_000_000, 30_000])
+def test_find_duplicates__are_those_of_a_plain_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    total = PART_ROWS + 5_000
+    _write_parts(tmp_path, total)
+    monkeypatch.setattr(manifest_module, "_COMPARED_AT_ONCE", at_once)
+    first: dict[int, int] = {}
+    expected = []
+    for sample_id in range(total):
+        if sample_id % 1_000 == 999:
+            continue  # it cannot be read
+        original = first.setdefault(hash_of(sample_id), sample_id)
+        if original != sample_id:
+            expected.append((sample_id, original))
+    found = Manifest.from_uri(str(tmp_path)).find_duplicates()
+    assert found.schema.equals(DUPLICATES_SCHEMA)
+    assert len(expected) > 5_000
+    assert list(zip(*(column.to_pylist() for column in found.columns), strict=True)) == expected
+
+
+def test_duplicates__of_a_manifest_without_any_word_of_them(tmp_path: Path) -> None:
+    _write_parts(tmp_path, 10)
+    assert Manifest.from_uri(str(tmp_path)).duplicates().num_rows == 0
+
+
+def test_content_hash__tells_shapes_and_types_apart() -> None:
+    pixels = np.arange(12, dtype=np.uint8)
+    alike = [pixels.reshape(3, 4), pixels.reshape(4, 3), pixels.reshape(3, 4, 1), pixels.tobytes()]
+    assert len({content_hash(raw) for raw in alike}) == 4
+    assert content_hash(pixels.reshape(3, 4)) == content_hash(np.asfortranarray(pixels.reshape(3, 4)))
+    assert len(content_hash(b"")) == 16

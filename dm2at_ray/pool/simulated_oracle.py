@@ -7,12 +7,11 @@ import numpy as np
 from dm2at_ray.algorithm.counter_rng import Stream, uniform
 from dm2at_ray.errors import PoolError
 from dm2at_ray.pool.images import UNKNOWN_LABEL, Pool
-from dm2at_ray.pool.oracles.base import Oracle
 
 _IDS_NAMED = 5
 
 
-class SimulatedOracle(Oracle):
+class SimulatedOracle:
     """Answers with the labels of the pool's label column, or mistakes them as people do.
 
     Args:
@@ -22,8 +21,6 @@ class SimulatedOracle(Oracle):
         num_classes: Classes in all.
         seed: Of the mistakes.
     """
-
-    name = "simulated"
 
     def __init__(self, pool: Pool, noise: float = 0.0, num_classes: int = 2, seed: int = 0) -> None:
         self._pool = pool
