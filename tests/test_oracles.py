@@ -79,9 +79,7 @@ def test_people__a_share_may_suffice(run: RunDirectory, sufficient: float, is_en
     say(run, {10: "dog", 20: None, 40: "cat"})
     found = answers(run, sufficient=sufficient)
     assert (found is not None) == is_enough
-    assert found is None or as_dict(found.labels) == {10: 1, 20: None, 40: 0}, (
-        "the rest goes back to the pool"
-    )
+    assert found is None or as_dict(found.labels) == {10: 1, 20: None, 40: 0}, "the rest is left"
 
 
 def test_people__somebody_says_that_it_is_enough(run: RunDirectory) -> None:

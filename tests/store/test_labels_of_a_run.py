@@ -59,7 +59,7 @@ def test_class_names__are_only_added_to(run: RunDirectory) -> None:
     assert run.class_names() == ["cat", "dog", "frog"]
     for others in (["dog", "cat", "frog"], ["cat", "dog"], ["cat", "dog", "toad"]):
         with pytest.raises(
-            RunError, match="its classes are cat, dog, frog, now they are .*; keep the old ones"
+            RunError, match=r"its classes are cat, dog, frog, now they are .*; keep the old ones"
         ):
             run.write_class_names(others)
     assert run.class_names() == ["cat", "dog", "frog"]
