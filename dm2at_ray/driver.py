@@ -82,6 +82,7 @@ class Driver:
         self._journal = journal
         self._listener = listener
         self._oracle = make_oracle(run, config)
+        self._pool = SplitSummary(size=0, rejected=0, labeled=0)
 
     def run(self, sizes: dict[str, int], class_names: list[str]) -> Ending:
         """Play rounds until a stop rule says so, or people are to label.
@@ -290,9 +291,10 @@ class Driver:
 
     def _open_pool(self, expected: int) -> None:
         """The pool as of the next round: images that its source has got since the last one are in it."""
-        before = summary_of(self._run, "pool")
-        self._pool = self._listed("pool", expected)
-        if before is not None and self._pool.size > before.size:
+        before, self._pool = self._pool, self._listed("pool", expected)
+        if self._pool == before:
+            return
+        if before.size:
             self._journal.notice(f"the pool has grown by {self._pool.size - before.size:,} images")
         pool = self._context(0).pool()
         self._set_aside = np.union1d(pool.rejected_ids(), pool.duplicate_ids())

@@ -45,7 +45,7 @@ class Pool:
 
     def rejected_ids(self) -> np.ndarray:
         """Ids (r,) int64, ascending, of the images that were set aside."""
-        return self.manifest.rejected().column("sample_id").to_numpy()
+        return self.manifest.rejected(["sample_id"]).column("sample_id").to_numpy()
 
     def duplicate_ids(self) -> np.ndarray:
         """Ids (d,) int64, ascending, of the images that are there under a smaller id as well."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -169,12 +170,10 @@ class Manifest:
         ]
         return pa.concat_tables(tables).take(np.argsort(order))
 
-    def rejected(self) -> pa.Table:
-        """All rows that were set aside, by id."""
-        tables = [
-            table.filter(pc.equal(table.column("status"), REJECTED))
-            for table in (self._read_part(index) for index in range(self.num_parts))
-        ]
+    def rejected(self, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
+        """All rows that were set aside, by id; of these columns."""
+        parts = (self._read_part(index, [*{*columns, "status"}]) for index in range(self.num_parts))
+        tables = [part.filter(pc.equal(part["status"], REJECTED)).select(columns) for part in parts]
         return pa.concat_tables(tables).combine_chunks()
 
     def duplicates(self) -> pa.Table:
