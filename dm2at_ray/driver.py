@@ -177,10 +177,14 @@ class Driver:
                 round_.write_labeled_neighbors(
                     find_labeled_neighbors(context, self._config.neighbors, query_ids, labeled)
                 )
-            folder = export_queries(self._run, round_, self._config.query.export, context.pool())
-            round_.write_export(folder)
+            exported = export_queries(
+                self._run, context.pool().source, self._config.query.export, round_index=round_.index
+            )
+            round_.write_export(exported.folder)
             progress(len(query_ids), len(query_ids))
-        self._journal.notice(f"round {round_.index}: {len(query_ids):,} queries to label in {folder}")
+        self._journal.notice(
+            f"round {round_.index}: {len(query_ids):,} queries to label in {exported.folder}"
+        )
 
     def _label(self, context: StageContext, round_: RoundDirectory) -> bool:
         """Step 6: have the round's queries labeled; False while the oracle has not said enough."""
