@@ -36,8 +36,9 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the images and the labels come from."""
 
-    source: Literal["digits", "fashion_mnist", "image_folder", "parquet"] = "digits"
-    """Kind of source: scikit-learn's digits, Fashion-MNIST's IDX files, a folder of images, or Parquet."""
+    source: Literal["digits", "fashion_mnist", "image_folder", "parquet", "pool"] = "digits"
+    """Kind of source: scikit-learn's digits, Fashion-MNIST's IDX files, a folder of images, Parquet, or what
+    `dm2at pool build` has packed."""
     path: str | None = None
     """Directory, file or URI of the pool's images (not for `digits`)."""
     test_path: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from dm2at_ray.errors import PoolError
 from dm2at_ray.parquet import open_parquet
 from dm2at_ray.pool.content import HASH_BYTES, content_hash
 from dm2at_ray.pool.decode import UnreadableImage, decode
+from dm2at_ray.pool.duplicates import find_duplicates
 from dm2at_ray.pool.location import Location, one_line
 from dm2at_ray.pool.lru import LruCache
 from dm2at_ray.pool.sources.base import ROWS_PER_TABLE, Source
@@ -40,7 +41,6 @@ _PART_NAME = re.compile(r"part-(\d{5,})\.parquet")
 _READ_AT_ONCE = 256
 _CACHED_PARTS = 8
 _READERS = 16
-_COMPARED_AT_ONCE = 8_000_000
 
 
 def part_name(index: int) -> str:
@@ -98,6 +98,12 @@ class Counts:
     ok: int
     rejected: int
     labeled: int
+
+
+def part_of_checked(table: pa.Table, first_id: int) -> pa.Table:
+    """One part as `SCHEMA`, of entries that `Source.checked` gives: no image is read."""
+    ids = pa.array(np.arange(first_id, first_id + table.num_rows))
+    return table.append_column("sample_id", ids).select(SCHEMA.names).cast(SCHEMA)
 
 
 def rows_of_part(filesystem: fs.FileSystem, path: str) -> int:
@@ -185,35 +191,12 @@ class Manifest:
             return file.read()
 
     def find_duplicates(self) -> pa.Table:
-        """Compare all images by their hashes (`DUPLICATES_SCHEMA`), some millions of them at a time.
+        """Compare all images by their hashes (`DUPLICATES_SCHEMA`); see `find_duplicates` for the memory."""
 
-        Takes 24 bytes for each of 8 million images at once, whatever the size of the pool: each pass over the
-        hashes compares those of one range.
-        """
-        passes = max(1, -(-self.size // _COMPARED_AT_ONCE))
-        found = [self._duplicates_of_pass(number, passes) for number in range(passes)]
-        return pa.concat_tables(found).sort_by("sample_id")
+        def hashes() -> Iterator[pa.Table]:
+            return (self._read_part(index, ["sample_id", "hash"]) for index in range(self.num_parts))
 
-    def _duplicates_of_pass(self, number: int, passes: int) -> pa.Table:
-        ids: list[np.ndarray] = []
-        hashes: list[np.ndarray] = []
-        for index in range(self.num_parts):
-            table = self._read_part(index, columns=["sample_id", "hash"])
-            table = table.filter(table["hash"].is_valid())
-            column = table["hash"].combine_chunks()
-            words = np.frombuffer(column.buffers()[1], np.uint64).reshape(-1, HASH_BYTES // 8)
-            words = words[column.offset : column.offset + len(column)]
-            mine = words[:, 0] % np.uint64(passes) == number
-            ids.append(table["sample_id"].to_numpy()[mine])
-            hashes.append(words[mine])
-        sample_ids, words = np.concatenate(ids), np.concatenate(hashes)
-        # Of equal hashes the smallest id comes first.
-        order = np.lexsort((sample_ids, words[:, 1], words[:, 0]))
-        sample_ids, words = sample_ids[order], words[order]
-        is_again = np.zeros(len(words), bool)
-        is_again[1:] = (words[1:] == words[:-1]).all(axis=1)
-        first = sample_ids[np.maximum.accumulate(np.where(is_again, 0, np.arange(len(words))))]
-        columns = [sample_ids[is_again], first[is_again]]
+        columns = find_duplicates(hashes, self.size)
         return pa.table([pa.array(column, pa.int64()) for column in columns], schema=DUPLICATES_SCHEMA)
 
     def counts(self) -> Counts:

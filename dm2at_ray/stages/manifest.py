@@ -9,7 +9,7 @@ import ray
 
 from dm2at_ray.errors import PoolError
 from dm2at_ray.pool import Manifest, SourceSpec, check_part, open_source, part_name
-from dm2at_ray.pool.manifest import DUPLICATES, PART_ROWS, rows_of_part
+from dm2at_ray.pool.manifest import DUPLICATES, PART_ROWS, part_of_checked, rows_of_part
 from dm2at_ray.pool.sources.base import Split
 from dm2at_ray.stages.context import Progress
 from dm2at_ray.store import RunDirectory
@@ -99,9 +99,12 @@ def build_manifest(
         done += rows
         progress(done, total)
 
-    for index, table in enumerate(open_source(source).tables(split)):
+    opened = open_source(source)
+    checked = opened.checked(split)
+    for index, table in enumerate(checked or opened.tables(split)):
         if rows_of_part(files.filesystem, files.path(part_name(index))) != table.num_rows:
-            parts.append((table.num_rows, _start_part(files, source, table, index)))
+            start = _start_part if checked is None else _start_checked_part
+            parts.append((table.num_rows, start(files, source, table, index)))
         else:
             done += table.num_rows
         if len(parts) >= PARTS_AT_ONCE:
@@ -123,6 +126,10 @@ def _start_part(files: Files, source: SourceSpec, table: pa.Table, index: int) -
         for begin in range(0, table.num_rows, SLICE_ROWS)
     ]
     return _write_part.remote(files, part_name(index), *slices)
+
+
+def _start_checked_part(files: Files, _source: SourceSpec, table: pa.Table, index: int) -> ray.ObjectRef:
+    return _write_part.remote(files, part_name(index), part_of_checked(table, index * PART_ROWS))
 
 
 @ray.remote(max_retries=-1)

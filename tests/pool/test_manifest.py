@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,16 @@ import pytest
 from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
-from dm2at_ray.pool import PART_ROWS, Counts, Manifest, SourceSpec, check_part, open_source, part_name
+from dm2at_ray.pool import (
+    PART_ROWS,
+    Counts,
+    Manifest,
+    SourceSpec,
+    check_part,
+    duplicates,
+    open_source,
+    part_name,
+)
 from dm2at_ray.pool import manifest as manifest_module
 from dm2at_ray.pool.content import content_hash
 from dm2at_ray.pool.manifest import DUPLICATES_SCHEMA, SCHEMA
@@ -127,7 +137,9 @@ def test_find_duplicates__are_those_of_a_plain_loop(
 ) -> None:
     total = PART_ROWS + 5_000
     _write_parts(tmp_path, total)
-    monkeypatch.setattr(manifest_module, "_COMPARED_AT_ONCE", at_once)
+    monkeypatch.setattr(
+        manifest_module, "find_duplicates", partial(duplicates.find_duplicates, at_once=at_once)
+    )
     first: dict[int, int] = {}
     expected = []
     for sample_id in range(total):
@@ -149,7 +161,8 @@ def test_duplicates__of_a_manifest_without_any_word_of_them(tmp_path: Path) -> N
 
 def test_content_hash__tells_shapes_and_types_apart() -> None:
     pixels = np.arange(12, dtype=np.uint8)
-    alike = [pixels.reshape(3, 4), pixels.reshape(4, 3), pixels.reshape(3, 4, 1), pixels.tobytes()]
+    alike = [pixels.reshape(3, 4), pixels.reshape(4, 3), pixels.reshape(2, 2, 3), pixels.tobytes()]
     assert len({content_hash(raw) for raw in alike}) == 4
+    assert content_hash(pixels.reshape(3, 4)) == content_hash(pixels.reshape(3, 4, 1))
     assert content_hash(pixels.reshape(3, 4)) == content_hash(np.asfortranarray(pixels.reshape(3, 4)))
     assert len(content_hash(b"")) == 16

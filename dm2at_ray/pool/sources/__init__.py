@@ -8,11 +8,12 @@ from dm2at_ray.pool.sources.digits import Digits
 from dm2at_ray.pool.sources.fashion_mnist import FashionMnist
 from dm2at_ray.pool.sources.image_folder import ImageFolder
 from dm2at_ray.pool.sources.parquet import Parquet
+from dm2at_ray.pool.sources.pool import PackedPool
 
 __all__ = ["ROWS_PER_TABLE", "SOURCES", "Source", "SourceSpec", "Split", "open_source"]
 
 SOURCES: dict[str, type[Source]] = {
-    source.kind: source for source in (Digits, FashionMnist, ImageFolder, Parquet)
+    source.kind: source for source in (Digits, FashionMnist, ImageFolder, Parquet, PackedPool)
 }
 
 

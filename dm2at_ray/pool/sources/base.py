@@ -26,7 +26,7 @@ class SourceSpec:
     """Where the images are and how they are to be read: plain values that any worker can be given.
 
     Attributes:
-        kind: a key of ``SOURCES``: digits, fashion_mnist, image_folder, parquet.
+        kind: a key of ``SOURCES``: digits, fashion_mnist, image_folder, parquet, pool.
         path: the pool: a path or pyarrow filesystem URI; None for sets that come with a library.
         test_path: the test images, laid out like the pool; None holds out ``test_fraction`` of the pool.
         test_fraction: share of the labeled images held out for testing, where there is no other test set.
@@ -90,8 +90,23 @@ class Source(ABC):
         """(image size, channels) where every image is known to have them, else None."""
         return None
 
+    def size_hint(self) -> int | None:
+        """How many entries the pool's place has by now, where it says so itself, else None.
+
+        Asked of a source that may grow: only a new source lists what was added.
+        """
+        return None
+
     def count(self, split: Split) -> int | None:
-        """Images of a split, where that is known without listing them and may grow; else None."""
+        """How many entries `tables` gives, where that is known without listing them, else None."""
+        return None
+
+    def checked(self, split: Split) -> Iterator[pa.Table] | None:
+        """The entries of `tables` with what is known of the images, where each was read before, else None.
+
+        The columns behind uri, row and label: status, reason, hash, size, and duplicate_of, the lowest place
+        in this split with the same hash where that is another one.
+        """
         return None
 
     def tables(self, split: Split) -> Iterator[pa.Table]:
@@ -108,7 +123,7 @@ class Source(ABC):
         if split == "test":
             chosen = (table.filter(table.column("label").is_valid()) for table in chosen)
         empty = True
-        for table in _rebatched(chosen):
+        for table in rebatched(chosen):
             empty = False
             yield table
         if empty:
@@ -161,7 +176,7 @@ def refuse_test_path(spec: SourceSpec, reason: str) -> None:
         raise PoolError(f"data.test_path {spec.test_path!r}: {reason}; remove it")
 
 
-def _rebatched(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def rebatched(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     count = 0
     for table in tables:
