@@ -83,6 +83,10 @@ class RunDirectory:
         """All final rounds, in order."""
         return [r for r in self.rounds() if r.committed]
 
+    def class_names(self) -> list[str]:
+        """Names of the classes that the run knows, in the order of their labels; empty before it is begun."""
+        return self.files.read_json("classes.json")["names"] if self.files.exists("classes.json") else []
+
     def write_status(self, status: dict[str, Any]) -> None:
         """Write status.json: phase, round, counts."""
         self.files.write_json("status.json", status)
