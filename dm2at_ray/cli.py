@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from dm2at_ray import __version__
+from dm2at_ray.commands import labels, queries
 from dm2at_ray.errors import UserError
 
 app = typer.Typer(
@@ -29,6 +30,8 @@ bench = typer.Typer(help="Benchmarks to run on your own hardware.", no_args_is_h
 app.add_typer(bench, name="bench")
 monitor = typer.Typer(help="Watch runs by Prometheus and Grafana.", no_args_is_help=True)
 app.add_typer(monitor, name="monitor")
+app.add_typer(queries.app, name="queries")
+app.add_typer(labels.app, name="labels")
 
 RunDirArgument = Annotated[
     str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)

@@ -19,3 +19,7 @@ class ModelError(UserError):
 
 class RunError(UserError):
     """A run directory cannot be used: another config, another driver, or nothing there."""
+
+
+class LabelError(UserError):
+    """Labels from people cannot be read, or queries cannot be given to them as was asked."""

@@ -34,9 +34,9 @@ class LabelBook:
     so any number of importers on any machines lose nothing of each other. The label that counts is a sample's
     last record by (time, file name). A null label says that a person could not tell.
 
-    Files never change, so what was read is kept: looking again costs a listing and the new files. A first look
-    takes about half a millisecond a file on a local disk, and the whole log is held in memory, about 200 bytes
-    a record.
+    Files never change, so what was read is kept: looking again costs a listing and the new files. A first
+    look takes about half a millisecond a file on a local disk, and the whole log is held in memory, about
+    200 bytes a record.
 
     Args:
         run: The run directory.
@@ -93,9 +93,9 @@ class LabelBook:
         """Add to the log what is said for the first time or differs from what counts so far.
 
         Args:
-            table: Columns sample_id (each id once), label (the class's name; null for "cannot tell") and round
-                (in which the sample was asked for).
-            source: Who said so: a person, or a file.
+            table: Columns sample_id (each id once), label (the class's name; null for "cannot tell") and
+                round (in which the sample was asked for).
+            source: Who said so: a person, or a file; a column `source` of the table says it row by row.
             now: The clock; this machine's if left out. The record's time is later than any that is there,
                 whatever the clock says: a correction counts also where the earlier label came from a machine
                 whose clock is ahead.
@@ -103,7 +103,13 @@ class LabelBook:
         Returns:
             Name of the new file; None where nothing differs and so nothing was written.
         """
+        sources = (
+            table["source"]
+            if "source" in table.column_names
+            else pa.array([source] * table.num_rows, pa.string())
+        )
         given = table.select(GIVEN_SCHEMA.names).cast(GIVEN_SCHEMA)
+        given = given.append_column("source", sources)
         if pc.count_distinct(given["sample_id"]).as_py() != given.num_rows:
             raise ValueError("a sample id is given twice")
         new = self.differing(given)
@@ -112,9 +118,8 @@ class LabelBook:
         newest = max((_time_of(name) for name in self._names()), default=0)
         moment = max(_microseconds(now or datetime.now(timezone.utc)), newest + 1)
         times = pa.array([moment] * new.num_rows, pa.int64()).cast(FILE_SCHEMA.field("time").type)
-        sources = pa.array([source] * new.num_rows, pa.string())
         name = f"{moment:020d}-{uuid.uuid4().hex}.parquet"
-        self._files.write_table(name, pa.table([*new.columns, sources, times], schema=FILE_SCHEMA))
+        self._files.write_table(name, pa.table([*new.columns, times], schema=FILE_SCHEMA))
         return name
 
     def accept_partial(self, round_index: int, source: str) -> None:
