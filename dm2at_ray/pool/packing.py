@@ -1,4 +1,4 @@
-"""Images of a source into a shard, one by one: read, decoded once to know that they can be, hashed, written."""
+"""Images of a source into a shard, one by one: read, decoded once to know that it works, hashed, written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dm2at_ray.pool.shard import ShardWriter
 from dm2at_ray.pool.sources.base import Source
 
 READ_BYTES = 4 << 20
-"""Encoded bytes that are asked for at once; twice as much is held, because the next ones are read meanwhile."""
+"""Encoded bytes that are asked for at once; twice as much is held, as the next ones are read meanwhile."""
 
 _MOST_AT_ONCE = 64  # A folder of icons may go on with photographs.
 _SPOTS = 4
@@ -66,7 +66,7 @@ def pack(
     """
     uris, places, labels = (entries.column(name).to_pylist() for name in ("uri", "row", "label"))
     rows, reasons, hashes, sizes = [], [], [], []
-    for place, raw in enumerate(_read_ahead(source, uris, places, mean_bytes)):
+    for place, raw in enumerate(read_ahead(source, uris, places, mean_bytes)):
         row, reason, digest, size = -1, None, None, 0
         try:
             decode(raw, check.image_size, check.channels)
@@ -121,7 +121,9 @@ def mean_bytes(source: Source, entries: pa.Table) -> float:
     return float(np.mean(whole)) if whole else float(_UNKNOWN_BYTES)
 
 
-def _read_ahead(source: Source, uris: list[str], rows: list[int], expected: float) -> Iterator[Raw]:
+def read_ahead(
+    source: Source, uris: list[str], rows: list[int], expected: float = _UNKNOWN_BYTES
+) -> Iterator[Raw]:
     """The raw images in order; the next ones are read while these are worked on."""
     start, count = 0, _at_once(expected)
     with ThreadPoolExecutor(1) as reader:
