@@ -15,7 +15,7 @@ from dm2at_ray.monitoring.progress import ProgressView
 from dm2at_ray.pool.building import Building, begun_request, note_whole
 from dm2at_ray.pool.catalog import Catalog
 from dm2at_ray.pool.directory import CATALOG_FILE, PoolDirectory
-from dm2at_ray.pool.packing import Check, mean_bytes, pack
+from dm2at_ray.pool.packing import CHANNELS, mean_bytes, pack
 from dm2at_ray.pool.pieces import Piece, cut
 from dm2at_ray.pool.sources import Source, SourceSpec, Split, open_source
 from dm2at_ray.pool_lease import held
@@ -35,8 +35,8 @@ class Request:
         sources: What to pack, in this order; with absolute paths.
         split: Of the sources.
         image_size: What runs on the pool bring the images to where they do not say; None for what all
-            sources know of theirs, if they agree. It is used for trying the decoding too.
-        channels: Likewise.
+            sources know of theirs, if they agree.
+        channels: Likewise; decoding is tried with them.
     """
 
     out: str
@@ -126,7 +126,7 @@ def _pack_all(
     wanted = request.to_json()
     building = Building.begin(directory, wanted, base)
     names = united_names(base.class_names, sources)
-    check = Check(base.image_size or Check.image_size, base.channels or Check.channels)
+    channels = base.channels or CHANNELS
     stages = Stages(view)
     pieces = 0
 
@@ -138,7 +138,9 @@ def _pack_all(
                 rows, ref = piece.entries.num_rows, None
                 if not building.is_whole(pieces, piece):
                     shard = building.shard(pieces)
-                    ref = _pack_piece.remote(request.out, source.spec, piece, pieces, shard, first_id, check)
+                    ref = _pack_piece.remote(
+                        request.out, source.spec, piece, pieces, shard, first_id, channels
+                    )
                 pieces += 1
                 first_id += rows
                 yield rows, ref
@@ -186,11 +188,11 @@ def _mean_bytes(spec: SourceSpec, entries: pa.Table) -> float:
 
 @ray.remote(max_retries=TASK_RETRIES)
 def _pack_piece(
-    out: str, spec: SourceSpec, piece: Piece, index: int, shard: int, first_id: int, check: Check
+    out: str, spec: SourceSpec, piece: Piece, index: int, shard: int, first_id: int, channels: int
 ) -> None:
     directory = PoolDirectory.at(out)
     with directory.shard_writer(shard) as writer:
-        rows = pack(open_source(spec), piece.entries, first_id, shard, writer, check, piece.mean_bytes)
+        rows = pack(open_source(spec), piece.entries, first_id, shard, writer, channels, piece.mean_bytes)
     note_whole(directory, index, piece, rows)
 
 

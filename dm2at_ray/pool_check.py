@@ -15,7 +15,7 @@ from dm2at_ray.monitoring.progress import ProgressView
 from dm2at_ray.pool.catalog import Catalog
 from dm2at_ray.pool.checking import BROKEN_SCHEMA, check_entries, check_shard
 from dm2at_ray.pool.directory import PoolDirectory, part_file
-from dm2at_ray.pool.packing import Check
+from dm2at_ray.pool.packing import CHANNELS
 from dm2at_ray.pool.sources import SourceSpec, open_source
 from dm2at_ray.pool_tasks import Stages, gather, ray_for_pools
 
@@ -83,13 +83,12 @@ def _shard_tasks(spec: SourceSpec, catalog: Catalog) -> Iterator[tuple[int, ray.
 
 def _entry_tasks(spec: SourceSpec) -> Iterator[tuple[int, ray.ObjectRef | None]]:
     source = open_source(spec)
-    size, channels = source.native_size() or (Check.image_size, Check.channels)
-    check = Check(spec.image_size or size, spec.channels or channels)
+    _, channels = source.native_size() or (None, CHANNELS)
     first_id = 0
     for table in source.entries("pool"):
         for begin in range(0, table.num_rows, SLICE_ROWS):
             entries = table.slice(begin, SLICE_ROWS)
-            yield entries.num_rows, _check_entries.remote(spec, entries, first_id, check)
+            yield entries.num_rows, _check_entries.remote(spec, entries, first_id, channels)
             first_id += entries.num_rows
     if first_id == 0:
         raise PoolError(f"source {spec.path!r}: lists no images; give a place that holds some")
@@ -98,9 +97,8 @@ def _entry_tasks(spec: SourceSpec) -> Iterator[tuple[int, ray.ObjectRef | None]]
 @ray.remote(max_retries=TASK_RETRIES)
 def _check_shard(path: str, catalog: Catalog, index: int) -> pa.Table:
     directory = PoolDirectory.at(path)
-    check = Check(catalog.image_size or Check.image_size, catalog.channels or Check.channels)
     try:
-        return check_shard(directory, catalog, index, check)
+        return check_shard(directory, catalog, index, catalog.channels or CHANNELS)
     except PoolError as error:
         # Without its rows of the manifest nothing can be said of the images one by one.
         part = catalog.part_of(catalog.shards[index].first_id)
@@ -109,5 +107,5 @@ def _check_shard(path: str, catalog: Catalog, index: int) -> pa.Table:
 
 
 @ray.remote(max_retries=TASK_RETRIES)
-def _check_entries(spec: SourceSpec, entries: pa.Table, first_id: int, check: Check) -> pa.Table:
-    return check_entries(open_source(spec), entries, first_id, check)
+def _check_entries(spec: SourceSpec, entries: pa.Table, first_id: int, channels: int) -> pa.Table:
+    return check_entries(open_source(spec), entries, first_id, channels)

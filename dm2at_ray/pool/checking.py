@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from dm2at_ray.pool.catalog import Catalog
 from dm2at_ray.pool.content import has_hash
-from dm2at_ray.pool.decode import UnreadableImage, decode
+from dm2at_ray.pool.decode import UnreadableImage, require_readable
 from dm2at_ray.pool.directory import PoolDirectory, shard_file
 from dm2at_ray.pool.location import one_line
-from dm2at_ray.pool.packing import Check, read_ahead
+from dm2at_ray.pool.packing import read_ahead
 from dm2at_ray.pool.sources.base import Source
 
 BROKEN_SCHEMA = pa.schema(
@@ -22,7 +22,7 @@ BROKEN_SCHEMA = pa.schema(
 _WANTED = ["sample_id", "uri", "row", "label", "hash"]
 
 
-def check_shard(directory: PoolDirectory, catalog: Catalog, index: int, check: Check) -> pa.Table:
+def check_shard(directory: PoolDirectory, catalog: Catalog, index: int, channels: int) -> pa.Table:
     """Compare a shard with the manifest: ids, labels and hashes of its images, and whether they decode.
 
     Holds one row group, and the manifest's rows of the shard.
@@ -31,7 +31,7 @@ def check_shard(directory: PoolDirectory, catalog: Catalog, index: int, check: C
         directory: The pool.
         catalog: What is in it.
         index: Of the shard.
-        check: What each image is decoded to.
+        channels: With which decoding is tried: 1 or 3.
 
     Returns:
         `BROKEN_SCHEMA`: the images that are not as they were packed.
@@ -49,7 +49,7 @@ def check_shard(directory: PoolDirectory, catalog: Catalog, index: int, check: C
         with directory.open_shard(index) as file:
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
-                found = _group_reasons(file, group, expected.slice(start, rows), check)
+                found = _group_reasons(file, group, expected.slice(start, rows), channels)
                 reasons[start : start + rows] = found[: expected.num_rows - start]
                 start += rows
     except FileNotFoundError:
@@ -69,14 +69,14 @@ def check_shard(directory: PoolDirectory, catalog: Catalog, index: int, check: C
     )
 
 
-def check_entries(source: Source, entries: pa.Table, first_id: int, check: Check) -> pa.Table:
+def check_entries(source: Source, entries: pa.Table, first_id: int, channels: int) -> pa.Table:
     """Read and decode the images of a source.
 
     Args:
         source: Where they are.
         entries: As `Source.entries` gives them.
         first_id: Place of the first one in the listing.
-        check: What each is decoded to.
+        channels: With which decoding is tried: 1 or 3.
 
     Returns:
         `BROKEN_SCHEMA`: those that cannot be decoded.
@@ -85,18 +85,18 @@ def check_entries(source: Source, entries: pa.Table, first_id: int, check: Check
     broken = [
         {"sample_id": first_id + place, "uri": uris[place], "row": rows[place], "reason": reason}
         for place, raw in enumerate(read_ahead(source, uris, rows))
-        if (reason := _undecodable(raw, check)) is not None
+        if (reason := _undecodable(raw, channels)) is not None
     ]
     return pa.Table.from_pylist(broken, schema=BROKEN_SCHEMA)
 
 
-def _group_reasons(file: pq.ParquetFile, group: int, expected: pa.Table, check: Check) -> list[str | None]:
+def _group_reasons(file: pq.ParquetFile, group: int, expected: pa.Table, channels: int) -> list[str | None]:
     """What is wrong with each image of a row group that the manifest knows."""
     try:
         table = file.read_row_group(group)
     except (OSError, pa.ArrowException) as error:
         return [one_line(error)] * expected.num_rows
-    return [_difference(is_, was, check) for is_, was in zip(_rows(table), _rows(expected), strict=False)]
+    return [_difference(is_, was, channels) for is_, was in zip(_rows(table), _rows(expected), strict=False)]
 
 
 def _rows(table: pa.Table) -> Iterator[dict]:
@@ -104,19 +104,19 @@ def _rows(table: pa.Table) -> Iterator[dict]:
         yield from batch.to_pylist()
 
 
-def _difference(image: dict, expected: dict, check: Check) -> str | None:
+def _difference(image: dict, expected: dict, channels: int) -> str | None:
     if image["sample_id"] != expected["sample_id"]:
         return f"sample {image['sample_id']} is in its place"
     if image["label"] != expected["label"]:
         return f"label {image['label']} is in the shard, {expected['label']} in the manifest"
     if not has_hash(image["image"], expected["hash"]):
         return "other content than was packed"
-    return _undecodable(image["image"], check)
+    return _undecodable(image["image"], channels)
 
 
-def _undecodable(raw: bytes | np.ndarray | UnreadableImage, check: Check) -> str | None:
+def _undecodable(raw: bytes | np.ndarray | UnreadableImage, channels: int) -> str | None:
     try:
-        decode(raw, check.image_size, check.channels)
+        require_readable(raw, channels)
     except UnreadableImage as unreadable:
         return unreadable.reason
     return None

@@ -13,10 +13,8 @@ from dm2at_ray.pool import Source, SourceSpec, open_source
 from dm2at_ray.pool.building import Building, note_whole
 from dm2at_ray.pool.catalog import Catalog
 from dm2at_ray.pool.directory import PoolDirectory
-from dm2at_ray.pool.packing import Check, mean_bytes, pack
+from dm2at_ray.pool.packing import mean_bytes, pack
 from dm2at_ray.pool.pieces import cut
-
-CHECK = Check(8, 3)
 
 
 def picture(path: Path, seed: int, size: int = 8) -> Path:
@@ -44,7 +42,7 @@ def pack_source(
         if not building.is_whole(pieces, piece):
             shard = building.shard(pieces)
             with directory.shard_writer(shard) as writer:
-                rows = pack(source, piece.entries, first_id, shard, writer, CHECK, piece.mean_bytes)
+                rows = pack(source, piece.entries, first_id, shard, writer, 3, piece.mean_bytes)
             note_whole(directory, pieces, piece, rows)
         pieces += 1
         first_id += piece.entries.num_rows
@@ -53,9 +51,7 @@ def pack_source(
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

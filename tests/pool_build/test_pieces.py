@@ -63,7 +63,9 @@ def test_cut__the_same_however_the_source_lists() -> None:
 def test_digest__tells_other_entries(column: str, values: list) -> None:
     def digest(**changed: list) -> str:
         plain = {"uri": ["a", "b"], "row": [0, 1], "label": [1, 2]} | changed
-        return Piece(entry_table(plain["uri"], np.array(plain["row"]), pa.array(plain["label"])), 1.0).digest()
+        return Piece(
+            entry_table(plain["uri"], np.array(plain["row"]), pa.array(plain["label"])), 1.0
+        ).digest()
 
     assert digest() == digest()
     assert digest() != digest(**{column: values})
