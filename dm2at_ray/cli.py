@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, NoReturn, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 from rich.console import Console
 
 from dm2at_ray import __version__
 from dm2at_ray.commands import labels, queries
+from dm2at_ray.commands.interrupts import Interrupted, signals_raise
+from dm2at_ray.commands.pool import pool
 from dm2at_ray.errors import UserError
 
 app = typer.Typer(
@@ -32,24 +30,11 @@ monitor = typer.Typer(help="Watch runs by Prometheus and Grafana.", no_args_is_h
 app.add_typer(monitor, name="monitor")
 app.add_typer(queries.app, name="queries")
 app.add_typer(labels.app, name="labels")
+app.add_typer(pool, name="pool")
 
 RunDirArgument = Annotated[
     str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
 ]
-
-
-class Interrupted(BaseException):
-    """A signal asked the command to end.
-
-    Args:
-        number: The signal.
-        left: What is left of the work that was stopped.
-    """
-
-    def __init__(self, number: int, left: str) -> None:
-        super().__init__(number)
-        self.number = number
-        self.left = left
 
 
 def main() -> NoReturn:
@@ -92,7 +77,7 @@ def run(
 
     # As `python -m` does: a model named by its import path lies where the user stands.
     sys.path.insert(0, str(Path.cwd()))
-    with _signals_raise("what is committed stays: the same command goes on from there"):
+    with signals_raise("what is committed stays: the same command goes on from there"):
         result = run_rounds(Config.load(config, settings), run_dir, wait=wait)
     console = Console()
     console.print(rounds_table(result.rounds), round_costs_table(result.rounds), sep="\n")
@@ -178,7 +163,7 @@ def submit(
         submission_id,
         python,
     )
-    with _signals_raise("a job that was submitted goes on: the same command follows it"):
+    with signals_raise("a job that was submitted goes on: the same command follows it"):
         ending = submit_run(submission, wait=wait, emit=emit, say=say, patience=patience)
     if wait:
         say(ending.words)
@@ -258,7 +243,7 @@ def evaluate(
     attacks_asked_for = tuple(attacks or ROUND_ATTACKS)
     request = Request(attacks_asked_for, round_index, pgd_steps, pgd_restarts, max_images, model)
     view = make_progress(sys.stderr if as_json else sys.stdout)
-    with _signals_raise("attacks that were finished stay written"), view:
+    with signals_raise("attacks that were finished stay written"), view:
         result = evaluate_run(run_dir, request, view)
     if as_json:
         print(json.dumps(result, indent=1))
@@ -362,7 +347,7 @@ def monitor_up(
         grafana_port,
         interval,
     )
-    with _signals_raise(f"what was measured stays in {directory}"):
+    with signals_raise(f"what was measured stays in {directory}"):
         watch(settings, lambda line: print(line, flush=True))
 
 
@@ -401,29 +386,6 @@ def _write_report(run_dir: str, output: Path | None = None) -> str:
     from dm2at_ray.run_report import write_report
 
     return write_report(run_dir, output)
-
-
-@contextmanager
-def _signals_raise(left: str) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into an exception, so that all is ended on the way out; the first counts."""
-    received: list[int] = []
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        received.append(number)
-        # Nothing else leaves Ray's C++ as it is.
-        raise KeyboardInterrupt
-
-    before: dict[int, Any] = {
-        each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(received[0], left) from None
-    for each, handler in before.items():
-        signal.signal(each, handler)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Groups of commands, each registered in `dm2at_ray.cli` by one line."""
+"""The commands of `dm2at`, a file for each group; each parses, calls and prints."""

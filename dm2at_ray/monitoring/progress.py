@@ -94,7 +94,7 @@ class TerminalProgress:
 
     def __init__(self, console: Console) -> None:
         self._lines = _Lines()
-        self._shown_stage: tuple[str, int, str] | None = None
+        self._shown_stage: tuple[str, int | None, str] | None = None
         self._progress = Progress(
             TextColumn("{task.fields[heading]}", style="bold"),
             TextColumn("{task.description:<9}"),

@@ -12,7 +12,7 @@ class StageLine:
     """A finished stage; `sequence` numbers the lines of one driver from 1, so that none is shown twice."""
 
     sequence: int
-    round: int
+    round: int | None
     stage: str
     seconds: float
     images: int
@@ -24,7 +24,7 @@ class Snapshot:
     """Where a run is at one moment, as its driver tells it: plain values that travel between processes.
 
     Attributes:
-        round: Round in progress.
+        round: Round in progress; None for work outside all rounds.
         rounds: Last round planned; None if another rule ends the run.
         stage: Stage in progress; empty between stages.
         done: Units of the stage done.
@@ -37,7 +37,7 @@ class Snapshot:
         notices: Lines of their own that the driver has to say, such as where it serves its metrics.
     """
 
-    round: int
+    round: int | None
     rounds: int | None
     stage: str = ""
     done: int = 0
@@ -50,8 +50,13 @@ class Snapshot:
     notices: tuple[str, ...] = ()
 
 
-def round_heading(round_index: int, rounds: int | None) -> str:
-    """The words "round 2/4", or "round 2" where the number of rounds is open; numbers keep their width."""
+def round_heading(round_index: int | None, rounds: int | None) -> str:
+    """The words "round 2/4", or "round 2" where the number of rounds is open; numbers keep their width.
+
+    Nothing outside all rounds.
+    """
+    if round_index is None:
+        return ""
     if rounds is None:
         return f"round {round_index}"
     return f"round {round_index:>{len(str(rounds))}}/{rounds}"
@@ -68,7 +73,7 @@ def stage_text(line: StageLine, rounds: int | None) -> str:
     work = f"{line.images:,} {images} in {duration(line.seconds)}" if line.images else duration(line.seconds)
     speed = rate(line.images, line.seconds)
     return (
-        f"{round_heading(line.round, rounds)}  {line.stage:<9}  {work}"
+        f"{round_heading(line.round, rounds)}  {line.stage:<9}  {work}".lstrip()
         + (f" ({speed})" if speed else "")
         + (f"  {line.note}" if line.note else "")
     )

@@ -97,12 +97,6 @@ class Building:
             )
         return True
 
-    def note_whole(self, index: int, piece: Piece, rows: pa.Table) -> None:
-        """Note the manifest's rows of a piece whose shard is written."""
-        self._directory.write_table(
-            _piece_file(index), rows.replace_schema_metadata({_DIGEST: piece.digest()})
-        )
-
     def finish(self, pieces: int, class_names: Sequence[str] | None, addition: dict[str, Any]) -> Catalog:
         """Find the duplicates, write the parts and the new catalog, and clear the folder.
 
@@ -173,6 +167,11 @@ class Building:
         place = self._directory.place
         with open_parquet(f"{place.path}/{_piece_file(index)}", filesystem=place.filesystem) as file:
             return file.schema_arrow.metadata or {}
+
+
+def note_whole(directory: PoolDirectory, index: int, piece: Piece, rows: pa.Table) -> None:
+    """Note the manifest's rows of a piece whose shard is written."""
+    directory.write_table(_piece_file(index), rows.replace_schema_metadata({_DIGEST: piece.digest()}))
 
 
 def begun_request(directory: PoolDirectory) -> dict[str, Any] | None:

@@ -55,10 +55,26 @@ def decode(raw: Raw, image_size: int, channels: int) -> np.ndarray:
         >>> decode(np.array([[0, 255], [255, 0]], dtype=np.uint8), image_size=2, channels=3)[0, 1]
         array([255, 255, 255], dtype=uint8)
     """
+    return _fit(_whole(raw, channels), image_size)
+
+
+def require_readable(raw: Raw, channels: int) -> None:
+    """Raise what `decode` would, to whatever size: the image is decoded, but not resized.
+
+    Args:
+        raw: As `decode` takes it.
+        channels: 1 (gray) or 3 (RGB).
+
+    Raises:
+        UnreadableImage: As `decode` does.
+    """
+    _refuse_narrow(_whole(raw, channels))
+
+
+def _whole(raw: Raw, channels: int) -> np.ndarray:
     if isinstance(raw, UnreadableImage):
         raise raw
-    pixels = _from_array(raw, channels) if isinstance(raw, np.ndarray) else _from_bytes(raw, channels)
-    return _fit(pixels, image_size)
+    return _from_array(raw, channels) if isinstance(raw, np.ndarray) else _from_bytes(raw, channels)
 
 
 def _from_bytes(data: bytes, channels: int) -> np.ndarray:
@@ -120,8 +136,7 @@ def _fit(pixels: np.ndarray, size: int) -> np.ndarray:
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise UnreadableImage(f"{width} x {height} pixels: too narrow to be resized")
+    _refuse_narrow(pixels)
     # Imported late: torchvision takes seconds, and images of the right size never need it.
     import torch
     from torchvision.transforms.v2 import functional
@@ -130,3 +145,9 @@ def _fit(pixels: np.ndarray, size: int) -> np.ndarray:
     image = functional.resize(image, [size], antialias=True)
     image = functional.center_crop(image, [size, size])
     return image.permute(1, 2, 0).contiguous().numpy()
+
+
+def _refuse_narrow(pixels: np.ndarray) -> None:
+    height, width = pixels.shape[:2]
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise UnreadableImage(f"{width} x {height} pixels: too narrow to be resized")

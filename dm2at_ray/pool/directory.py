@@ -103,8 +103,8 @@ class PoolDirectory:
             return None
         except (ValueError, OSError) as error:
             raise PoolError(
-                f"pool {self.place.uri!r}: {CATALOG_FILE}: {one_line(error)}; take the version of this package "
-                "that packed it, or pack it again"
+                f"pool {self.place.uri!r}: {CATALOG_FILE}: {one_line(error)}; take the version of this "
+                "package that packed it, or pack it again"
             ) from error
 
     def write_catalog(self, catalog: Catalog) -> None:

@@ -1,41 +1,30 @@
-"""Images of a source into a shard, one by one: read, decoded once to know that they can be, hashed, written."""
+"""Images of a source into a shard, one by one: read, decoded once to know that it works, hashed, written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from dm2at_ray.pool.content import content_hash, encoded
-from dm2at_ray.pool.decode import Raw, UnreadableImage, decode
+from dm2at_ray.pool.decode import Raw, UnreadableImage, require_readable
 from dm2at_ray.pool.directory import MANIFEST_SCHEMA, shard_file
 from dm2at_ray.pool.manifest import OK, REJECTED
 from dm2at_ray.pool.shard import ShardWriter
 from dm2at_ray.pool.sources.base import Source
 
 READ_BYTES = 4 << 20
-"""Encoded bytes that are asked for at once; twice as much is held, because the next ones are read meanwhile."""
+"""Encoded bytes that are asked for at once; twice as much is held, as the next ones are read meanwhile."""
+
+CHANNELS = 3
+"""With which decoding is tried where nothing is known of the images; gray ones become colour, too."""
 
 _MOST_AT_ONCE = 64  # A folder of icons may go on with photographs.
 _SPOTS = 4
 _IN_A_ROW = 8
 _UNKNOWN_BYTES = 65_536
-
-
-@dataclass(frozen=True)
-class Check:
-    """The image that decoding is tried with: which size it has hardly matters, some size it must have.
-
-    Attributes:
-        image_size: Height and width in pixels.
-        channels: 1 or 3.
-    """
-
-    image_size: int = 32
-    channels: int = 3
 
 
 def pack(
@@ -44,7 +33,7 @@ def pack(
     first_id: int,
     shard: int,
     writer: ShardWriter,
-    check: Check,
+    channels: int = CHANNELS,
     mean_bytes: float = _UNKNOWN_BYTES,
 ) -> pa.Table:
     """Write the images of `entries` into a shard.
@@ -58,7 +47,7 @@ def pack(
         first_id: Sample id of the first entry; the others follow.
         shard: Index of the shard that `writer` writes.
         writer: Takes the images.
-        check: What each is decoded to once.
+        channels: With which decoding is tried: 1 or 3.
         mean_bytes: What an image is expected to have.
 
     Returns:
@@ -66,10 +55,10 @@ def pack(
     """
     uris, places, labels = (entries.column(name).to_pylist() for name in ("uri", "row", "label"))
     rows, reasons, hashes, sizes = [], [], [], []
-    for place, raw in enumerate(_read_ahead(source, uris, places, mean_bytes)):
+    for place, raw in enumerate(read_ahead(source, uris, places, mean_bytes)):
         row, reason, digest, size = -1, None, None, 0
         try:
-            decode(raw, check.image_size, check.channels)
+            require_readable(raw, channels)
             assert not isinstance(raw, UnreadableImage)
             image = encoded(raw)
         except UnreadableImage as unreadable:
@@ -121,7 +110,9 @@ def mean_bytes(source: Source, entries: pa.Table) -> float:
     return float(np.mean(whole)) if whole else float(_UNKNOWN_BYTES)
 
 
-def _read_ahead(source: Source, uris: list[str], rows: list[int], expected: float) -> Iterator[Raw]:
+def read_ahead(
+    source: Source, uris: list[str], rows: list[int], expected: float = _UNKNOWN_BYTES
+) -> Iterator[Raw]:
     """The raw images in order; the next ones are read while these are worked on."""
     start, count = 0, _at_once(expected)
     with ThreadPoolExecutor(1) as reader:

@@ -177,6 +177,7 @@ def refuse_test_path(spec: SourceSpec, reason: str) -> None:
 
 
 def rebatched(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of 65,536, but for the last."""
     held: list[pa.Table] = []
     count = 0
     for table in tables:

@@ -85,8 +85,8 @@ class PackedPool(Source):
         """The entries of `tables`, as the pool's manifest knows them: no image is read.
 
         Yields:
-            uri, row, label, status, reason, hash, size, and duplicate_of: the lowest place with the same hash,
-            counted in the tables of this split. 65,536 rows each but for the last.
+            uri, row, label, status, reason, hash, size, and duplicate_of: the lowest place with the same
+            hash, counted in the tables of this split. 65,536 rows each but for the last.
         """
         firsts = self._first_places(split)
         place = 0
