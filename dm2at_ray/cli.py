@@ -310,6 +310,18 @@ def bench_robustness(context: typer.Context) -> None:
     raise typer.Exit(run_benchmark(context.args))
 
 
+@bench.command(
+    "pool",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench_pool(context: typer.Context) -> None:
+    """Play a selection round on a pool of any size and watch its memory; --help lists the options."""
+    from dm2at_ray.bench.pool import main as run_benchmark
+
+    raise typer.Exit(run_benchmark(context.args))
+
+
 @monitor.command("up")
 def monitor_up(
     run_dirs: Annotated[

@@ -245,6 +245,8 @@ class ComputeConfig(Section):
     block_rows: int = Field(16384, ge=1)
     """Pool rows in one piece of work, rounded up to a multiple of 1,024 and of the batch size. On GPUs take
     about 262,144: searching two smaller blocks there is hardly more than its beginning."""
+    cpus: int | None = Field(None, ge=1)
+    """CPUs of a Ray that is started here; all of this machine where it is unset."""
     object_store_bytes: int | None = Field(None, ge=80_000_000)
     """Size of the object store of a Ray that is started here; Ray's own choice where it is unset."""
 

@@ -172,6 +172,7 @@ def joined_ray(config: Config) -> Iterator[None]:
                     logging_level=logging.ERROR,
                     configure_logging=True,
                     include_dashboard=None if address else False,
+                    num_cpus=None if address else config.compute.cpus,
                     object_store_memory=None if address else config.compute.object_store_bytes,
                 )
             yield

@@ -45,7 +45,7 @@ def run_worker(job: Job, limit: float) -> tuple[Result, np.ndarray]:
         command = [sys.executable, "-m", "dm2at_ray.bench.worker", name]
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(job.threads))}
         # A file, not a pipe: whatever a library prints can neither fill it nor hold it open.
-        with (directory / "stderr").open("w+") as stderr, _own_group(command, environment, stderr) as process:
+        with (directory / "stderr").open("w+") as stderr, own_group(command, environment, stderr) as process:
             try:
                 code = process.wait(limit)
             except subprocess.TimeoutExpired:
@@ -76,9 +76,16 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _own_group(
+def own_group(
     command: list[str], environment: dict[str, str], stderr: IO[str]
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process in a group of its own, which is killed in the end with all that is in it.
+
+    Args:
+        command: what to start.
+        environment: its variables.
+        stderr: where it and its children write.
+    """
     process = subprocess.Popen(
         command,
         env=environment,

@@ -21,7 +21,7 @@ class Shard:
 
     Attributes:
         rows: (N, D) the rows.
-        probes: (N, P) int32 the cells that each row looks into; it belongs to the first.
+        probes: (N, P) integers, the cells that each row looks into; it belongs to the first.
     """
 
     rows: Encoded

@@ -46,7 +46,10 @@ class Found(NamedTuple):
 
 
 class ShardRows(NamedTuple):
-    """Rows of some cells: ids (n,) int64, features (n, D) float16 and the cells to look into (n, P) int32."""
+    """Rows of some cells: ids (n,) int64, features (n, D) float16, and the cells to look into (n, P).
+
+    Those are unsigned integers, no wider than the number of cells needs.
+    """
 
     ids: np.ndarray
     features: np.ndarray
@@ -176,7 +179,9 @@ def route(
     rows = _block(plan, Rows(*features_of(table, block)), context.device)
     probes = plan.cells.to(context.device).probes(rows.sample_ids, rows.features, plan.probe_count)
     in_host = probes.cpu().numpy()
-    return in_host, np.bincount(in_host[:, 0], minlength=len(plan.cells))
+    sizes = np.bincount(in_host[:, 0], minlength=len(plan.cells))
+    # With a hundred cells a row they are most of what the search has in the object store.
+    return in_host.astype(np.min_scalar_type(len(plan.cells) - 1)), sizes
 
 
 @ray.remote(max_retries=-1)

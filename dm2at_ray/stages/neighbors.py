@@ -31,8 +31,8 @@ from dm2at_ray.stages.context import Progress, StageContext
 from dm2at_ray.stages.embed import FeatureBlocks
 from dm2at_ray.store import RoundDirectory
 
-MERGE_WIDTH = 8
-"""Partial results that one task merges."""
+MERGE_WIDTH = 4
+"""Partial results that one task merges. One fewer of each row wait in the object store meanwhile."""
 MOST_WIDENINGS = 4
 """Times that `auto` repeats a search with more candidates before it searches exactly."""
 

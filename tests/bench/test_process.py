@@ -68,7 +68,7 @@ def test_own_group__takes_children_along(tmp_path: Path) -> None:
     said = tmp_path / "said"
 
     def interrupted() -> None:
-        with said.open("w+") as output, module._own_group(command, dict(os.environ), output):
+        with said.open("w+") as output, module.own_group(command, dict(os.environ), output):
             deadline = time.monotonic() + 30
             while not said.read_text() and time.monotonic() < deadline:
                 time.sleep(0.02)
