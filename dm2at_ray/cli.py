@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, NoReturn, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 from rich.console import Console
 
 from dm2at_ray import __version__
+from dm2at_ray.commands.export import export
 from dm2at_ray.errors import UserError
+from dm2at_ray.interruption import Interrupted, signals_raise
 
 app = typer.Typer(
     help="Robust active learning for image classifiers, on Ray.",
@@ -33,20 +31,6 @@ app.add_typer(monitor, name="monitor")
 RunDirArgument = Annotated[
     str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
 ]
-
-
-class Interrupted(BaseException):
-    """A signal asked the command to end.
-
-    Args:
-        number: The signal.
-        left: What is left of the work that was stopped.
-    """
-
-    def __init__(self, number: int, left: str) -> None:
-        super().__init__(number)
-        self.number = number
-        self.left = left
 
 
 def main() -> NoReturn:
@@ -81,7 +65,7 @@ def run(
 
     # As `python -m` does: a model named by its import path lies where the user stands.
     sys.path.insert(0, str(Path.cwd()))
-    with _signals_raise("what is committed stays: the same command goes on from there"):
+    with signals_raise("what is committed stays: the same command goes on from there"):
         result = run_rounds(Config.load(config, settings), run_dir)
     console = Console()
     console.print(rounds_table(result.rounds), round_costs_table(result.rounds), sep="\n")
@@ -167,7 +151,7 @@ def submit(
         submission_id,
         python,
     )
-    with _signals_raise("a job that was submitted goes on: the same command follows it"):
+    with signals_raise("a job that was submitted goes on: the same command follows it"):
         ending = submit_run(submission, wait=wait, emit=emit, say=say, patience=patience)
     if wait:
         say(ending.words)
@@ -247,13 +231,16 @@ def evaluate(
     attacks_asked_for = tuple(attacks or ROUND_ATTACKS)
     request = Request(attacks_asked_for, round_index, pgd_steps, pgd_restarts, max_images, model)
     view = make_progress(sys.stderr if as_json else sys.stdout)
-    with _signals_raise("attacks that were finished stay written"), view:
+    with signals_raise("attacks that were finished stay written"), view:
         result = evaluate_run(run_dir, request, view)
     if as_json:
         print(json.dumps(result, indent=1))
         return
     Console().print(*evaluation_tables(list(result["evaluations"].values())), sep="\n")
     print(f"written to {result['written_to']}")
+
+
+app.command()(export)
 
 
 @app.command()
@@ -351,7 +338,7 @@ def monitor_up(
         grafana_port,
         interval,
     )
-    with _signals_raise(f"what was measured stays in {directory}"):
+    with signals_raise(f"what was measured stays in {directory}"):
         watch(settings, lambda line: print(line, flush=True))
 
 
@@ -390,29 +377,6 @@ def _write_report(run_dir: str, output: Path | None = None) -> str:
     from dm2at_ray.run_report import write_report
 
     return write_report(run_dir, output)
-
-
-@contextmanager
-def _signals_raise(left: str) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into an exception, so that all is ended on the way out; the first counts."""
-    received: list[int] = []
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        received.append(number)
-        # Nothing else leaves Ray's C++ as it is.
-        raise KeyboardInterrupt
-
-    before: dict[int, Any] = {
-        each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(received[0], left) from None
-    for each, handler in before.items():
-        signal.signal(each, handler)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Commands of `dm2at`, a file each."""
