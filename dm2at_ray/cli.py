@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dm2at_ray import __version__
 from dm2at_ray.commands.export import export
+from dm2at_ray.commands.predict import predict
 from dm2at_ray.errors import UserError
 from dm2at_ray.interruption import Interrupted, signals_raise
 
@@ -240,6 +241,7 @@ def evaluate(
     print(f"written to {result['written_to']}")
 
 
+app.command()(predict)
 app.command()(export)
 
 
