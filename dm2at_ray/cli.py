@@ -13,8 +13,10 @@ from rich.console import Console
 
 from dm2at_ray import __version__
 from dm2at_ray.commands import labels, queries
+from dm2at_ray.commands.export import export
 from dm2at_ray.commands.interrupts import Interrupted, signals_raise
 from dm2at_ray.commands.pool import pool
+from dm2at_ray.commands.predict import predict
 from dm2at_ray.errors import UserError
 
 app = typer.Typer(
@@ -250,6 +252,10 @@ def evaluate(
         return
     Console().print(*evaluation_tables(list(result["evaluations"].values())), sep="\n")
     print(f"written to {result['written_to']}")
+
+
+app.command()(predict)
+app.command()(export)
 
 
 @app.command()

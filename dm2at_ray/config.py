@@ -109,6 +109,17 @@ class Config(Section):
             _apply_override(values, override)
         return cls.from_mapping(values, str(path))
 
+    def with_settings(self, settings: list[str]) -> Config:
+        """The same config with other values where `section.field=value` (values are YAML) says so.
+
+        Raises:
+            ConfigError: A field is wrong.
+        """
+        values = self.model_dump(mode="json")
+        for setting in settings:
+            _apply_override(values, setting)
+        return type(self).from_mapping(values, "--set")
+
     def to_yaml(self) -> str:
         """The resolved config, every field with its value, as YAML that `load` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -13,7 +13,7 @@ from dm2at_ray import __version__
 from dm2at_ray.actor import find_user_error
 from dm2at_ray.algorithm.autoattack import attacks_for, require_autoattack
 from dm2at_ray.config import Config
-from dm2at_ray.errors import ConfigError, RunError
+from dm2at_ray.errors import ConfigError
 from dm2at_ray.launch import follow, joined_ray
 from dm2at_ray.monitoring.progress import ProgressView
 from dm2at_ray.monitoring.snapshot import Snapshot, StageLine
@@ -23,6 +23,7 @@ from dm2at_ray.stages.context import StageContext
 from dm2at_ray.stages.evaluate import ATTACKS, ROUND_ATTACKS, EvaluationPlan, evaluate
 from dm2at_ray.stages.manifest import summary_of
 from dm2at_ray.store import RoundDirectory, RunDirectory
+from dm2at_ray.trained import check_trust, round_with_model
 from dm2at_ray.uri import absolute_uri
 
 __all__ = ["ROUND_ATTACKS", "Request", "evaluate_run"]
@@ -73,8 +74,8 @@ def evaluate_run(run_dir: str, request: Request, view: ProgressView) -> dict[str
         require_autoattack()
     run = RunDirectory(absolute_uri(run_dir))
     run.require()
-    round_ = _round_with_model(run, request.round_index)
-    _check_trust(run, round_, request)
+    round_ = round_with_model(run, request.round_index)
+    check_trust(run, round_, request.trusted_model)
     config = _with_wishes(run.config(), request)
     context, class_names = _context(run, round_, config)
     summary = summary_of(run, "test")
@@ -145,28 +146,6 @@ class EvaluationActor:
 
     def _tell(self, done: int, total: int, node: str | None = None) -> None:
         self._snapshot = replace(self._snapshot, done=done, total=total)
-
-
-def _round_with_model(run: RunDirectory, index: int | None) -> RoundDirectory:
-    trained = {r.index: r for r in run.rounds() if r.has_model}
-    if not trained:
-        raise RunError(f"run directory {run.uri}: no round has a model yet; wait for round 0 to be trained")
-    if index is None:
-        return trained[max(trained)]
-    if index not in trained:
-        there = ", ".join(map(str, trained))
-        raise RunError(f"run directory {run.uri}: round {index} has no model; choose one of {there}")
-    return trained[index]
-
-
-def _check_trust(run: RunDirectory, round_: RoundDirectory, request: Request) -> None:
-    """Import nothing because a run directory says so: whoever made it is not known here."""
-    name = round_.model_spec().name
-    if ":" in name and name != request.trusted_model:
-        raise RunError(
-            f"run directory {run.uri}: its model is {name}, code that is not part of this package; give "
-            f"--model {name} if you trust that code"
-        )
 
 
 def _with_wishes(config: Config, request: Request) -> Config:
