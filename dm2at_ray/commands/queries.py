@@ -16,9 +16,9 @@ NEXT_STEPS = {
     "Label Studio with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
     "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={parent}, and add {folder} as a local files storage, not to be "
     "synced), import tasks.json, label, export JSON, then",
-    "cvat": "make a task with the labels of labels.json (Raw) and the files in pictures, upload "
-    "annotations.xml as CVAT 1.1 where labels are there already, tag each image, export as CVAT for images "
-    "1.1, then",
+    "cvat": "make a task with the labels of labels.json and the files in pictures (cvat-cli task create NAME "
+    "local {folder}/pictures/* --labels @{folder}/labels.json --annotation_path {folder}/annotations.xml "
+    "--image_quality 100), tag each image, export as CVAT for images 1.1, then",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from dm2at_ray.labeling.tasks import Task
 from dm2at_ray.store.files import Files
@@ -109,6 +109,19 @@ def neighbors_text(task: Task) -> str:
         'cat (sample 7 at 0.512); dog (sample 3 at 12.5)'
     """
     return "; ".join(f"{n.label} (sample {n.sample_id} at {n.distance:.3g})" for n in task.neighbors)
+
+
+def person(who: Any) -> str | None:
+    """Who labeled, as Label Studio tells: a user's number, a user, or text; None where it does not.
+
+    Examples:
+        >>> person(3), person("3"), person({"id": 3, "email": "ann@example.org"}), person("")
+        ('user 3', 'user 3', 'ann@example.org', None)
+    """
+    if isinstance(who, dict):
+        return who.get("email") or person(who.get("id"))
+    text = "" if who is None else str(who).strip()
+    return f"user {text}" if text.isdigit() else text or None
 
 
 def sample_in_picture(name: str) -> str | None:

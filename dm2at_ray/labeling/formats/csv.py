@@ -6,7 +6,14 @@ import csv
 import io
 
 from dm2at_ray.errors import LabelError
-from dm2at_ray.labeling.formats.base import Answer, Sheet, answer_text, neighbors_text
+from dm2at_ray.labeling.formats.base import (
+    Answer,
+    Sheet,
+    answer_text,
+    neighbors_text,
+    person,
+    sample_in_picture,
+)
 from dm2at_ray.labeling.tasks import Task
 from dm2at_ray.store.files import Files
 
@@ -42,9 +49,11 @@ def row(sheet: Sheet, task: Task) -> dict[str, object]:
 
 
 def read(data: bytes) -> list[Answer]:
-    """The rows, by the columns `sample_id` and `label`; others, but for `annotator`, mean nothing here.
+    """The rows, by the columns `sample_id` and `label`.
 
-    Comma, semicolon or tab may separate them, as spreadsheets have it.
+    Label Studio's CSV is read as well: a column `choice` stands for `label`, the picture's name in `image`
+    for the id where pictures were uploaded by hand, and `annotator` tells who. Other columns mean nothing
+    here. Comma, semicolon or tab may separate them, as spreadsheets have it.
 
     Raises:
         LabelError: It is not UTF-8, or has no such columns.
@@ -58,19 +67,24 @@ def read(data: bytes) -> list[Answer]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns = reader.fieldnames or []
     label = next((name for name in ("label", "choice") if name in columns), None)
-    if "sample_id" not in columns or label is None:
+    sample = next((name for name in ("sample_id", "image") if name in columns), None)
+    if sample is None or label is None:
         raise LabelError(
             f"its columns are {', '.join(columns) or 'none'}; sample_id and label must be among them"
         )
     try:
         return [
             Answer(
-                sample=(line["sample_id"] or "").strip(),
+                sample=_sample(line[sample] or ""),
                 label=(line[label] or "").strip() or None,
                 where=f"line {reader.line_num}",
-                by=line.get("annotator") or None,
+                by=person(line.get("annotator")),
             )
             for line in reader
         ]
     except csv.Error as error:
         raise LabelError(f"line {reader.line_num}: {error}; save it as CSV UTF-8") from None
+
+
+def _sample(text: str) -> str:
+    return sample_in_picture(text) or text.strip()

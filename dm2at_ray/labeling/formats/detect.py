@@ -22,7 +22,8 @@ def detect(data: bytes) -> str:
         return "cvat"
     if begin.startswith((b"[", b"{")):
         return "label-studio"
-    if b"sample_id" in begin.split(b"\n", 1)[0]:
+    header = begin.split(b"\n", 1)[0]
+    if b"sample_id" in header or b"annotation_id" in header:
         return "csv"
     raise LabelError(
         "neither CSV with a column sample_id, Parquet, Label Studio's JSON nor CVAT's XML; name its --format"

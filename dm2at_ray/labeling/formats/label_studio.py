@@ -18,6 +18,7 @@ from dm2at_ray.labeling.formats.base import (
     Sheet,
     answer_text,
     neighbors_text,
+    person,
     sample_in_picture,
 )
 from dm2at_ray.labeling.tasks import Task
@@ -115,7 +116,7 @@ def _answers(task: Any, place: int) -> Iterator[Answer]:
 
 def _annotation(annotation: Any, sample: str, where: str) -> tuple[bool, Answer]:
     """Whether an annotation is ground truth, and its answer."""
-    by = _person(annotation.get("completed_by"))
+    by = person(annotation.get("completed_by"))
     where = f"{where}, annotation {annotation.get('id', '?')}"
     truth = bool(annotation.get("ground_truth"))
     if annotation.get("was_cancelled"):
@@ -132,7 +133,7 @@ def _small_answer(task: dict[str, Any], where: str) -> Answer:
     chosen = task.get(CONTROL, task.get("choice"))
     if isinstance(chosen, dict):
         chosen = " + ".join(map(str, chosen.get("choices", [])))
-    return Answer(_sample_id(task, None), chosen or None, where, _person(task.get("annotator")))
+    return Answer(_sample_id(task, None), chosen or None, where, person(task.get("annotator")))
 
 
 def _sample_id(data: dict[str, Any], file_upload: str | None) -> str:
@@ -141,9 +142,3 @@ def _sample_id(data: dict[str, Any], file_upload: str | None) -> str:
         return str(data["sample_id"])
     names = [name for name in (file_upload, data.get("image")) if isinstance(name, str)]
     return next(filter(None, map(sample_in_picture, names)), names[0] if names else "none")
-
-
-def _person(who: Any) -> str | None:
-    if isinstance(who, dict):
-        return who.get("email") or _person(who.get("id"))
-    return f"user {who}" if isinstance(who, int) else who
