@@ -98,7 +98,6 @@ def run(
     config = with_absolute_paths(config)
     directory.check_config(config)
     with progress or make_progress(sys.stdout) as view:
-        view.message(f"run directory: {directory.uri}")
         while True:
             status = directory.status()
             if status.get("phase") == "done":
@@ -121,6 +120,7 @@ def _play(config: Config, directory: RunDirectory, view: ProgressView) -> Ending
     plan = check(config, directory)
     with joined_ray(config):
         check_resources(config, ray.cluster_resources())
+        view.message(f"run directory: {directory.uri}")
         actor = start_driver(config, plan, directory, owner=uuid.uuid4().hex)
         try:
             outcome: Outcome = follow(actor.run.remote(), actor, view)

@@ -131,7 +131,12 @@ def test_check__a_pool_without_two_classes(run: RunDirectory, tmp_path: Path) ->
     path = folder_of_images(tmp_path / "images", classes=("cat",))
     line = refusal({"data": {"source": "image_folder", "path": path}}, run)
     assert "no labels of two classes or more" in line
-    assert line.endswith("give a pool with labels")
+    assert line.endswith("give a pool with labels, or let people label by query.oracle=files")
+    people = refusal({"data": {"source": "image_folder", "path": path}, "query": {"oracle": "files"}}, run)
+    assert people == (
+        "data.class_names = None: neither the pool nor the test images name two classes or more; list the "
+        "classes that people choose among, e.g. [cat, dog]"
+    )
 
 
 def test_source_spec__workers_can_open_it_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
