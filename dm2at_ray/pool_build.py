@@ -15,6 +15,7 @@ from dm2at_ray.monitoring.progress import ProgressView
 from dm2at_ray.pool.building import Building, begun_request, note_whole
 from dm2at_ray.pool.catalog import Catalog
 from dm2at_ray.pool.directory import CATALOG_FILE, PoolDirectory
+from dm2at_ray.pool.location import Location
 from dm2at_ray.pool.packing import CHANNELS, mean_bytes, pack
 from dm2at_ray.pool.pieces import Piece, cut
 from dm2at_ray.pool.sources import Source, SourceSpec, Split, open_source
@@ -206,6 +207,9 @@ def _native_size(request: Request, sources: list[Source]) -> tuple[int | None, i
 def _spec_json(spec: SourceSpec) -> dict[str, Any]:
     """The fields of a spec that say what is packed, where they are not left as they are."""
     plain = asdict(replace(spec, image_size=None, channels=None, test_path=None))
+    if spec.path is not None and "://" in spec.path:
+        # Without a URI's options, which may hold keys: it is kept in the pool.
+        plain["path"] = Location.of(spec.path, "source").uri
     default = asdict(SourceSpec(kind=spec.kind))
     return {
         name: list(value) if isinstance(value, tuple) else value
@@ -223,10 +227,10 @@ def _refuse_inside(directory: PoolDirectory, request: Request) -> None:
     out = directory.place.uri.rstrip("/") + "/"
     for spec in request.sources:
         if spec.path is not None:
-            source = PoolDirectory.at(spec.path, "source").place.uri.rstrip("/") + "/"
+            source = Location.of(spec.path, "source").uri.rstrip("/") + "/"
             if out.startswith(source) or source.startswith(out):
                 raise PoolError(
-                    f"OUT {directory.place.uri!r}: in or above the source {spec.path!r}; give another place"
+                    f"OUT {directory.place.uri!r}: in or above the source {source!r}; give another place"
                 )
 
 

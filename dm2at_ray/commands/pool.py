@@ -150,13 +150,14 @@ def info(
 
 def _pack(packing: Any, request: Request) -> None:
     from dm2at_ray.monitoring.progress import make_progress
+    from dm2at_ray.pool.location import Location
 
     # Ray's processes import from where they start, which may be a stranger's folder.
     os.chdir("/")
     view = make_progress(sys.stdout)
     with signals_raise("what is packed stays: the same command goes on from there"), view:
         catalog = packing(request, view)
-    print("\n".join(_lines(catalog, request.out)))
+    print("\n".join(_lines(catalog, Location.of(request.out).uri)))
 
 
 def _request(

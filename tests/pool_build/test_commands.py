@@ -131,6 +131,11 @@ def test_request__tells_sources_apart_but_not_how_they_were_written(folder: Path
     )
 
 
+def test_request__keeps_no_keys_of_a_uri() -> None:
+    spec = SourceSpec(kind="parquet", path="s3://key:secret@bucket/images?region=eu-west-1")
+    assert Request("out", (spec,)).to_json()["sources"] == [{"kind": "parquet", "path": "s3://bucket/images"}]
+
+
 def test_united_names__in_order_of_appearance() -> None:
     class Named:
         def __init__(self, *names: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dm2at_ray.errors import PoolError
@@ -83,7 +84,18 @@ def test_checked__is_what_tables_list(split: Split, held_out: bool, digits: Pool
     assert known["duplicate_of"].null_count < known.num_rows
 
 
-def test_count__where_some_have_no_label(digits: PoolDirectory, source: Source) -> None:
+def test_count__where_every_third_has_no_label(directory: PoolDirectory, tmp_path: Path) -> None:
+    images = [picture(tmp_path / "picture.png", seed=0).read_bytes()] * 300
+    labels = [None if place % 3 == 0 else 1 for place in range(300)]
+    pq.write_table(pa.table({"image": images, "label": pa.array(labels, pa.int64())}), tmp_path / "p.parquet")
+    pack_source(directory, open_source(SourceSpec(kind="parquet", path=str(tmp_path / "p.parquet"))))
+    packed = pool_source(directory)
+    counts = [packed.count(split) for split in ("pool", "test")]  # type: ignore[arg-type]
+    assert counts == [table_of(packed, split).num_rows for split in ("pool", "test")]  # type: ignore[arg-type]
+    assert 20 < counts[1] < 60
+
+
+def test_count__where_an_addition_has_no_labels(digits: PoolDirectory, source: Source) -> None:
     unlabeled = open_source(SourceSpec(kind="image_folder", path=source.spec.path + "/a"))  # type: ignore[operator]
     pack_source(digits, unlabeled, names=[str(digit) for digit in range(10)])
     packed = pool_source(digits)
