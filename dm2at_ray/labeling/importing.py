@@ -15,7 +15,7 @@ import pyarrow as pa
 from dm2at_ray.errors import LabelError
 from dm2at_ray.labeling.book import LabelBook
 from dm2at_ray.labeling.formats import CANNOT_TELL, FORMATS, Answer, detect
-from dm2at_ray.labeling.tasks import awaiting_round, label_names
+from dm2at_ray.labeling.tasks import awaiting_round, known_classes, label_names
 from dm2at_ray.pool import Manifest
 from dm2at_ray.pool.location import one_line
 from dm2at_ray.store import RunDirectory
@@ -37,16 +37,16 @@ UNKNOWN_SAMPLE, NOT_ASKED, UNKNOWN_CLASS, CONFLICT = (
     "conflict",
 )
 KINDS = {
-    NEW: "labels given for the first time",
-    SKIPPED: "samples that nobody could tell",
-    CORRECTION: "corrections of earlier labels",
-    SAME: "the same as before",
+    NEW: "new",
+    SKIPPED: "cannot tell",
+    CORRECTION: "corrected",
+    SAME: "as before",
     REPEATED: "repeated in the files",
     OPEN: "left open",
     UNKNOWN_SAMPLE: "refused: no such sample",
     NOT_ASKED: "refused: never asked for",
     UNKNOWN_CLASS: "refused: no such class",
-    CONFLICT: "refused: two different labels for one sample",
+    CONFLICT: "refused: different labels for one sample",
 }
 """What can become of a line -> in words; the last four are to be mended."""
 REFUSED = (UNKNOWN_SAMPLE, NOT_ASKED, UNKNOWN_CLASS, CONFLICT)
@@ -226,7 +226,7 @@ def _check(
 ) -> list[Line]:
     """What becomes of each answer; nothing is written."""
     asked = asked_samples(run)
-    check = _Check([*run.class_names(), *add_classes], asked, _pool_size(run), label_names(run, asked))
+    check = _Check([*known_classes(run), *add_classes], asked, _pool_size(run), label_names(run, asked))
     for file, answer in answers:
         check.note(file, answer)
     lines = []

@@ -136,6 +136,12 @@ def query_tasks(run: RunDirectory, round_: RoundDirectory, *, neighbors: bool = 
     ]
 
 
+def known_classes(run: RunDirectory) -> list[str]:
+    """Names of the classes, with those that labels have added since a round was last begun."""
+    said = LabelBook(run).effective()["label"].unique().drop_null().to_pylist()
+    return list(dict.fromkeys([*run.class_names(), *sorted(said)]))
+
+
 def label_names(run: RunDirectory, sample_ids: Iterable[int]) -> dict[int, str | None]:
     """What samples are labeled as now, by name; None where nobody could tell.
 

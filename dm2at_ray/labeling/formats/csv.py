@@ -75,7 +75,7 @@ def read(data: bytes) -> list[Answer]:
     try:
         return [
             Answer(
-                sample=_sample(line[sample] or ""),
+                sample=_sample(line[sample] or "", is_picture=sample == "image"),
                 label=(line[label] or "").strip() or None,
                 where=f"line {reader.line_num}",
                 by=person(line.get("annotator")),
@@ -86,5 +86,5 @@ def read(data: bytes) -> list[Answer]:
         raise LabelError(f"line {reader.line_num}: {error}; save it as CSV UTF-8") from None
 
 
-def _sample(text: str) -> str:
-    return sample_in_picture(text) or text.strip()
+def _sample(text: str, *, is_picture: bool) -> str:
+    return (is_picture and sample_in_picture(text)) or text.strip()
