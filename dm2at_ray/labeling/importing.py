@@ -282,7 +282,8 @@ class _Check:
             return UNKNOWN_CLASS, self._advise(label)
         said = self._said[sample]
         if len(said) > 1:
-            return CONFLICT, "; ".join(f"{each or CANNOT_TELL!r} in {where}" for each, where in said.items())
+            others = [f"{each or CANNOT_TELL!r} in {at}" for each, at in said.items() if each != label]
+            return CONFLICT, "but " + "; ".join(others)
         if sample in self._taken:
             return REPEATED, ""
         self._taken.add(sample)

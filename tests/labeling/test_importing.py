@@ -144,7 +144,7 @@ def test_import__two_labels_for_one_sample_over_all_files(asked_run: AskedRun, t
         CONFLICT,
         REPEATED,
     ]
-    assert report.refused[0].about == f"'one' in {one}, line 2; 'seven' in {two}, line 2"
+    assert report.refused[0].about == f"but 'seven' in {two}, line 2"
     assert effective(asked_run.directory) == {41: "four"}
 
 
@@ -210,8 +210,7 @@ def test_import__a_real_export_of_label_studio(asked_run: AskedRun) -> None:
 def test_import__people_who_disagree_in_label_studio(asked_run: AskedRun, file: str) -> None:
     report = import_labels(asked_run.directory, [str(EXPORTS / file)])
     assert {line.sample for line in report.refused} == {"1300"}
-    assert "'one' in" in report.refused[0].about
-    assert "'nine' in" in report.refused[0].about
+    assert {line.about[:10] for line in report.refused} == {"but 'one' ", "but 'nine'"}
     assert report.written is None
 
 
