@@ -166,6 +166,8 @@ def _write_pictures(
     near = {n.sample_id: (n.uri, n.row) for task in tasks for n in task.neighbors}
     places = [(PICTURES, sample_id, *place) for sample_id, place in asked.items()]
     places += [(NEIGHBORS, sample_id, *place) for sample_id, place in near.items() if sample_id not in asked]
+    # Neighbouring rows share a row group or an archive, which is read once then.
+    places.sort(key=lambda place: place[2:])
     pictures: dict[int, Picture] = {}
     for start in range(0, len(places), _READ_AT_ONCE):
         some = places[start : start + _READ_AT_ONCE]

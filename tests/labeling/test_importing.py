@@ -24,6 +24,7 @@ from dm2at_ray.labeling.importing import (
     NEW,
     NOT_ASKED,
     OPEN,
+    OTHER_IMAGE,
     REPEATED,
     SAME,
     SKIPPED,
@@ -31,7 +32,7 @@ from dm2at_ray.labeling.importing import (
     UNKNOWN_SAMPLE,
     ImportReport,
 )
-from dm2at_ray.store import RunDirectory
+from dm2at_ray.store import Lease, RunDirectory
 
 from .asked_run import ASKED, FIRST, AskedRun, make_asked_run
 
@@ -146,6 +147,37 @@ def test_import__two_labels_for_one_sample_over_all_files(asked_run: AskedRun, t
     ]
     assert report.refused[0].about == f"but 'seven' in {two}, line 2"
     assert effective(asked_run.directory) == {41: "four"}
+
+
+@pytest.mark.parametrize("name", ["csv", "parquet", "label-studio"])
+def test_import__into_a_run_of_other_images(asked_run: AskedRun, name: str) -> None:
+    run = asked_run.directory
+    LabelBook(run).append(pa.table({"sample_id": [5], "label": ["two"], "round": [1]}), "ann")
+    exported = export_queries(run, asked_run.source, name)
+    other = make_asked_run(run.uri + "-other").directory
+    manifest = other.manifest_files("pool")
+    part = manifest.read_table("part-00000.parquet")
+    rows = part["row"].to_numpy() + 1
+    manifest.write_table("part-00000.parquet", part.set_column(2, "row", pa.array(rows)))
+    report = import_labels(other, [exported.index])
+    assert {line.kind for line in report.lines} == {OTHER_IMAGE}
+    assert report.refused[1].about.startswith(
+        "the file says it of sklearn:digits, row 8, the run has sklearn:digits, row 9 there; import it into"
+    )
+
+
+def test_import__while_a_run_is_at_work_only_adds_to_the_log(asked_run: AskedRun, tmp_path: Path) -> None:
+    run = asked_run.directory
+    Lease(run.files, "driver").acquire()
+    run.write_status({"phase": "training", "round": 1})
+    place = Path(run.uri)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    file = csv_file(tmp_path / "ann.csv", (1300, "one"), (FIRST[0], "nine"))
+    report = import_labels(run, [file], accept_partial=True)
+    after = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert before.items() <= after.items()
+    added = {str(path.relative_to(place)) for path in after.keys() - before.keys()}
+    assert added == {f"labels/{report.written}", "labels/accepted-0001.json"}
 
 
 def test_import__a_class_that_is_added(asked_run: AskedRun, tmp_path: Path) -> None:

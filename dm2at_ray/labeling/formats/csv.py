@@ -12,6 +12,7 @@ from dm2at_ray.labeling.formats.base import (
     answer_text,
     neighbors_text,
     person,
+    place_text,
     sample_in_picture,
 )
 from dm2at_ray.labeling.tasks import Task
@@ -79,6 +80,7 @@ def read(data: bytes) -> list[Answer]:
                 label=(line[label] or "").strip() or None,
                 where=f"line {reader.line_num}",
                 by=person(line.get("annotator")),
+                place=place_text(line.get("uri"), line.get("row")),
             )
             for line in reader
         ]
