@@ -11,7 +11,7 @@ from typing import Literal
 from dm2at_ray.errors import LabelError
 from dm2at_ray.labeling.formats import FORMATS, Picture, Sheet
 from dm2at_ray.labeling.pictures import encoded, is_image_file
-from dm2at_ray.labeling.tasks import Task, asked_round, query_tasks
+from dm2at_ray.labeling.tasks import Task, asked_round, known_classes, query_tasks
 from dm2at_ray.pool import Source, UnreadableImage
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.store.files import Files
@@ -131,7 +131,7 @@ def export_queries(
     if prefix is None:
         served = settings.pictures != "none" and format_name == "label-studio"
         prefix = f"/data/local-files/?d={folder.rsplit('/', 1)[-1]}/" if served else ""
-    form.write(Sheet(round_.index, tasks, pictures, run.class_names(), prefix), files)
+    form.write(Sheet(round_.index, tasks, pictures, known_classes(run), prefix), files)
     return exported(len(tasks), len(pictures))
 
 
@@ -166,6 +166,8 @@ def _write_pictures(
     near = {n.sample_id: (n.uri, n.row) for task in tasks for n in task.neighbors}
     places = [(PICTURES, sample_id, *place) for sample_id, place in asked.items()]
     places += [(NEIGHBORS, sample_id, *place) for sample_id, place in near.items() if sample_id not in asked]
+    # Neighbouring rows share a row group or an archive, which is read once then.
+    places.sort(key=lambda place: place[2:])
     pictures: dict[int, Picture] = {}
     for start in range(0, len(places), _READ_AT_ONCE):
         some = places[start : start + _READ_AT_ONCE]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -15,7 +15,8 @@ import pyarrow as pa
 from dm2at_ray.errors import LabelError
 from dm2at_ray.labeling.book import LabelBook
 from dm2at_ray.labeling.formats import CANNOT_TELL, FORMATS, Answer, detect
-from dm2at_ray.labeling.tasks import awaiting_round, label_names
+from dm2at_ray.labeling.formats.base import place_text
+from dm2at_ray.labeling.tasks import awaiting_round, image_places, known_classes, label_names
 from dm2at_ray.pool import Manifest
 from dm2at_ray.pool.location import one_line
 from dm2at_ray.store import RunDirectory
@@ -30,26 +31,28 @@ NEW, SKIPPED, CORRECTION, SAME, REPEATED, OPEN = (
     "repeated",
     "open",
 )
-UNKNOWN_SAMPLE, NOT_ASKED, UNKNOWN_CLASS, CONFLICT = (
+UNKNOWN_SAMPLE, NOT_ASKED, OTHER_IMAGE, UNKNOWN_CLASS, CONFLICT = (
     "unknown_sample",
     "not_asked",
+    "other_image",
     "unknown_class",
     "conflict",
 )
 KINDS = {
-    NEW: "labels given for the first time",
-    SKIPPED: "samples that nobody could tell",
-    CORRECTION: "corrections of earlier labels",
-    SAME: "the same as before",
+    NEW: "new",
+    SKIPPED: "cannot tell",
+    CORRECTION: "corrected",
+    SAME: "as before",
     REPEATED: "repeated in the files",
     OPEN: "left open",
     UNKNOWN_SAMPLE: "refused: no such sample",
     NOT_ASKED: "refused: never asked for",
+    OTHER_IMAGE: "refused: another image than the run has under this id",
     UNKNOWN_CLASS: "refused: no such class",
-    CONFLICT: "refused: two different labels for one sample",
+    CONFLICT: "refused: different labels for one sample",
 }
-"""What can become of a line -> in words; the last four are to be mended."""
-REFUSED = (UNKNOWN_SAMPLE, NOT_ASKED, UNKNOWN_CLASS, CONFLICT)
+"""What can become of a line -> in words; the last five are to be mended."""
+REFUSED = (UNKNOWN_SAMPLE, NOT_ASKED, OTHER_IMAGE, UNKNOWN_CLASS, CONFLICT)
 WRITTEN = (NEW, SKIPPED, CORRECTION)
 _NAMES_SHOWN = 20
 _SAMPLE_ID = re.compile(r"(\d{1,18})(?:\.0*)?")
@@ -165,7 +168,7 @@ def import_labels(
     """
     answers = [(name, answer) for name in files for answer in read_answers(name, format_name)]
     book = LabelBook(run)
-    report = ImportReport(_check(run, answers, source, add_classes))
+    report = ImportReport(_check(run, book, answers, source, add_classes))
     if not report.refused or keep_good:
         report.written = _write(run, book, report)
     _look_at_round(run, book, report)
@@ -220,13 +223,19 @@ def asked_samples(run: RunDirectory) -> dict[int, int]:
 
 def _check(
     run: RunDirectory,
+    book: LabelBook,
     answers: Sequence[tuple[str, Answer]],
     source: str | None,
     add_classes: Sequence[str],
 ) -> list[Line]:
     """What becomes of each answer; nothing is written."""
     asked = asked_samples(run)
-    check = _Check([*run.class_names(), *add_classes], asked, _pool_size(run), label_names(run, asked))
+    check = _Check(
+        [*known_classes(run, book), *add_classes],
+        {sample: place_text(*place) for sample, place in image_places(run, asked).items()},
+        _pool_size(run),
+        label_names(run, asked, book),
+    )
     for file, answer in answers:
         check.note(file, answer)
     lines = []
@@ -242,13 +251,17 @@ class _Check:
 
     Args:
         classes: Names of the classes.
-        asked: The samples that were asked for.
+        asked: The samples that were asked for -> where their images are.
         size: Samples in the pool.
         before: What samples are labeled as so far, None for "cannot tell".
     """
 
     def __init__(
-        self, classes: Sequence[str], asked: Container[int], size: int, before: dict[int, str | None]
+        self,
+        classes: Sequence[str],
+        asked: Mapping[int, str | None],
+        size: int,
+        before: Mapping[int, str | None],
     ) -> None:
         self._classes = list(dict.fromkeys(classes))
         self._known = set(classes)
@@ -276,13 +289,19 @@ class _Check:
             return UNKNOWN_SAMPLE, f"the pool has the ids 0 to {self._size - 1}"
         if sample not in self._asked:
             return NOT_ASKED, "no round has asked for it"
+        if answer.place is not None and answer.place != self._asked[sample]:
+            return OTHER_IMAGE, (
+                f"the file says it of {answer.place}, the run has {self._asked[sample]} there; import it "
+                "into the run that it was exported from"
+            )
         if answer.label is None:
             return OPEN, ""
         if label is not None and label not in self._known:
             return UNKNOWN_CLASS, self._advise(label)
         said = self._said[sample]
         if len(said) > 1:
-            return CONFLICT, "; ".join(f"{each or CANNOT_TELL!r} in {where}" for each, where in said.items())
+            others = [f"{each or CANNOT_TELL!r} in {at}" for each, at in said.items() if each != label]
+            return CONFLICT, "but " + "; ".join(others)
         if sample in self._taken:
             return REPEATED, ""
         self._taken.add(sample)
@@ -297,7 +316,9 @@ class _Check:
             lower = {name.lower(): name for name in self._classes}
             near = [lower[name] for name in get_close_matches(label.lower(), lower, n=3)]
             more = len(self._classes) - _NAMES_SHOWN
-            known = ", ".join(self._classes[:_NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+            known = (", ".join(self._classes[:_NAMES_SHOWN]) or "none yet") + (
+                f" and {more:,} more" if more > 0 else ""
+            )
             meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
             self._advice[label] = (
                 f"{meant}the classes are {known}; --add-class {shlex.quote(label)} makes it one"

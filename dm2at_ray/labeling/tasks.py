@@ -106,7 +106,7 @@ def query_tasks(run: RunDirectory, round_: RoundDirectory, *, neighbors: bool = 
     ids = queries["sample_id"].to_pylist()
     given = label_names(run, ids)
     near = _neighbors(run, round_) if neighbors else {}
-    places = _places(run, [*ids, *(each for found in near.values() for each, _ in found)])
+    places = image_places(run, [*ids, *(each for found in near.values() for each, _ in found)])
     names = label_names(run, {each for found in near.values() for each, _ in found})
     classes = run.class_names()
     return [
@@ -136,7 +136,15 @@ def query_tasks(run: RunDirectory, round_: RoundDirectory, *, neighbors: bool = 
     ]
 
 
-def label_names(run: RunDirectory, sample_ids: Iterable[int]) -> dict[int, str | None]:
+def known_classes(run: RunDirectory, book: LabelBook | None = None) -> list[str]:
+    """Names of the classes, with those that labels have added since a round was last begun."""
+    said = (book or LabelBook(run)).effective()["label"].unique().drop_null().to_pylist()
+    return list(dict.fromkeys([*run.class_names(), *sorted(said)]))
+
+
+def label_names(
+    run: RunDirectory, sample_ids: Iterable[int], book: LabelBook | None = None
+) -> dict[int, str | None]:
     """What samples are labeled as now, by name; None where nobody could tell.
 
     What people said counts over what the rounds were trained with, as it may be newer.
@@ -144,6 +152,7 @@ def label_names(run: RunDirectory, sample_ids: Iterable[int]) -> dict[int, str |
     Args:
         run: The run directory.
         sample_ids: Samples to look for; those without a label have no entry.
+        book: The run's log, where it is open already.
     """
     wanted = np.fromiter(sample_ids, np.int64)
     classes = run.class_names()
@@ -155,7 +164,7 @@ def label_names(run: RunDirectory, sample_ids: Iterable[int]) -> dict[int, str |
                 table["sample_id"].to_pylist(), table["label"].to_pylist(), strict=True
             ):
                 names[sample_id] = classes[label] if isinstance(label, int) else label
-    said = LabelBook(run).effective(wanted)
+    said = (book or LabelBook(run)).effective(wanted)
     names.update(zip(said["sample_id"].to_pylist(), said["label"].to_pylist(), strict=True))
     return names
 
@@ -176,7 +185,7 @@ def _neighbors(run: RunDirectory, round_: RoundDirectory) -> dict[int, list[tupl
     }
 
 
-def _places(run: RunDirectory, sample_ids: Iterable[int]) -> dict[int, tuple[str, int]]:
+def image_places(run: RunDirectory, sample_ids: Iterable[int]) -> dict[int, tuple[str, int]]:
     """Sample -> uri and row of its image."""
     files = run.manifest_files("pool")
     ids = np.unique(np.fromiter(sample_ids, np.int64))

@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import fs
 
 from dm2at_ray.errors import LabelError
 from dm2at_ray.labeling import FORMATS, ExportSettings, LabelBook, export_queries
 from dm2at_ray.labeling.pictures import encoded
 from dm2at_ray.pool import Source, SourceSpec, UnreadableImage, check_part, open_source, part_name
+from dm2at_ray.store.files import Files
 
 from .asked_run import ASKED, AskedRun, queries
 
@@ -258,3 +260,17 @@ def test_encoded__a_turned_photo_is_as_large_as_it_is_shown() -> None:
     data, suffix, width, height = encoded(buffer.getvalue(), size=12)
     assert (suffix, width, height) == (".png", 8, 12)
     assert Image.open(io.BytesIO(data)).size == (8, 12)
+
+
+def test_export__where_files_are_no_local_ones(
+    photo_run: tuple[AskedRun, Source, list[Path]], tmp_path: Path
+) -> None:
+    run, source, paths = photo_run
+    filesystem = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    run.directory.files = Files(filesystem, Path(run.directory.uri).name)
+    export_queries(run.directory, source, "csv")
+    folder = Path(run.directory.uri) / "rounds/0001/export-csv"
+    assert tree(folder / "pictures") == ["1.jpg", "3.png"]
+    export_queries(run.directory, source, "csv", settings=ExportSettings(pictures="link"), overwrite=True)
+    assert not (folder / "pictures").exists() or tree(folder / "pictures") == []
+    assert [row["picture"] for row in rows(folder)] == [paths[3].as_uri(), paths[1].as_uri()]

@@ -61,7 +61,19 @@ def test_format__of_no_queries(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("data", [b"", b"\x00\xff\xfe", b"[1, 2", b"<annotations", b"PK\x03\x04", b"PAR1"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00\xff\xfe",
+        b"[1, 2",
+        b"[1]",
+        b'[{"data": 3, "annotations": [4]}]',
+        b"<annotations",
+        b"PK\x03\x04",
+        b"PAR1",
+    ],
+)
 def test_format__refuses_what_is_damaged(name: str, data: bytes) -> None:
     with pytest.raises(LabelError) as refused:
         FORMATS[name].read(data)

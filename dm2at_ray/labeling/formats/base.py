@@ -23,12 +23,14 @@ class Answer:
         label: The class's name, or CANNOT_TELL; None where the file leaves it open.
         where: The place in the file, for reports.
         by: Who said it, where the file tells.
+        place: Where the image is that it was said of, as `place_text` has it, where the file tells.
     """
 
     sample: str
     label: str | None
     where: str
     by: str | None = None
+    place: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,17 @@ class Format(Protocol):
 def answer_text(task: Task) -> str:
     """The answer that a task has already; empty where there is none."""
     return (task.label or CANNOT_TELL) if task.answered else ""
+
+
+def place_text(uri: Any, row: Any) -> str | None:
+    """A place of the pool in words, to be compared with another; None where the file does not tell it.
+
+    Examples:
+        >>> place_text("pool/3.jpg", "0"), place_text("pool/3.jpg", None), place_text("", 0)
+        ('pool/3.jpg, row 0', None, None)
+    """
+    number = "" if row is None else str(row).removesuffix(".0")
+    return f"{uri}, row {number}" if uri and number.isdigit() else None
 
 
 def neighbors_text(task: Task) -> str:

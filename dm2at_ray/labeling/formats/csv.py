@@ -12,6 +12,7 @@ from dm2at_ray.labeling.formats.base import (
     answer_text,
     neighbors_text,
     person,
+    place_text,
     sample_in_picture,
 )
 from dm2at_ray.labeling.tasks import Task
@@ -75,10 +76,11 @@ def read(data: bytes) -> list[Answer]:
     try:
         return [
             Answer(
-                sample=_sample(line[sample] or ""),
+                sample=_sample(line[sample] or "", is_picture=sample == "image"),
                 label=(line[label] or "").strip() or None,
                 where=f"line {reader.line_num}",
                 by=person(line.get("annotator")),
+                place=place_text(line.get("uri"), line.get("row")),
             )
             for line in reader
         ]
@@ -86,5 +88,5 @@ def read(data: bytes) -> list[Answer]:
         raise LabelError(f"line {reader.line_num}: {error}; save it as CSV UTF-8") from None
 
 
-def _sample(text: str) -> str:
-    return sample_in_picture(text) or text.strip()
+def _sample(text: str, *, is_picture: bool) -> str:
+    return (is_picture and sample_in_picture(text)) or text.strip()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
@@ -19,6 +20,7 @@ from dm2at_ray.labeling.formats.base import (
     answer_text,
     neighbors_text,
     person,
+    place_text,
     sample_in_picture,
 )
 from dm2at_ray.labeling.tasks import Task
@@ -68,7 +70,10 @@ def read(data: bytes) -> list[Answer]:
     except ValueError as error:
         raise LabelError(f"{error}; export it from Label Studio again, as JSON") from None
     tasks = tasks if isinstance(tasks, list) else [tasks]
-    return [answer for place, task in enumerate(tasks) for answer in _answers(task, place)]
+    try:
+        return [answer for number, task in enumerate(tasks) for answer in _answers(task, number)]
+    except (AttributeError, TypeError):
+        raise LabelError("its entries are no tasks; export it from Label Studio again, as JSON") from None
 
 
 def _task(sheet: Sheet, task: Task) -> dict[str, Any]:
@@ -81,6 +86,7 @@ def _task(sheet: Sheet, task: Task) -> dict[str, Any]:
             "score": task.score,
             "predicted": task.predicted,
             "uri": task.uri,
+            "row": task.row,
         }
     }
     if any(each.neighbors for each in sheet.tasks):
@@ -97,35 +103,36 @@ def _result(label: str) -> list[dict[str, Any]]:
     return [{"from_name": CONTROL, "to_name": "image", "type": "choices", "value": {"choices": [label]}}]
 
 
-def _answers(task: Any, place: int) -> Iterator[Answer]:
-    if not isinstance(task, dict):
-        raise LabelError(f"entry {place} is no task; export it from Label Studio again, as JSON")
-    where = f"task {task.get('id', place)}"
+def _answers(task: Any, number: int) -> Iterator[Answer]:
+    where = f"task {task.get('id', number)}"
     if "data" not in task and "annotations" not in task:
         yield _small_answer(task, where)
         return
-    sample = _sample_id(task.get("data") or {}, task.get("file_upload"))
-    said = [_annotation(each, sample, where) for each in task.get("annotations") or []]
-    said = [answer for answer in said if answer[0]] or said
-    submitted = [answer for _, answer in said]
+    data = task.get("data") or {}
+    unsaid = Answer(
+        sample=_sample_id(data, task.get("file_upload")),
+        label=None,
+        where=where,
+        place=place_text(data.get("uri"), data.get("row")),
+    )
+    annotations = task.get("annotations") or []
+    annotations = [each for each in annotations if each.get("ground_truth")] or annotations
+    submitted = [_annotated(unsaid, each) for each in annotations]
     labels = [answer for answer in submitted if answer.label != CANNOT_TELL]
-    if not submitted:
-        yield Answer(sample, None, where)
-    yield from labels or submitted[:1]
+    yield from labels or submitted[:1] or [unsaid]
 
 
-def _annotation(annotation: Any, sample: str, where: str) -> tuple[bool, Answer]:
-    """Whether an annotation is ground truth, and its answer."""
+def _annotated(unsaid: Answer, annotation: dict[str, Any]) -> Answer:
+    """The answer that an annotation of a task gives."""
     by = person(annotation.get("completed_by"))
-    where = f"{where}, annotation {annotation.get('id', '?')}"
-    truth = bool(annotation.get("ground_truth"))
+    where = f"{unsaid.where}, annotation {annotation.get('id', '?')}"
     if annotation.get("was_cancelled"):
-        return truth, Answer(sample, CANNOT_TELL, where, by)
+        return replace(unsaid, label=CANNOT_TELL, where=where, by=by)
     results = [each for each in annotation.get("result") or [] if each.get("type") == "choices"]
     ours = [each for each in results if each.get("from_name") == CONTROL] or results
     chosen = [str(name) for each in ours for name in each.get("value", {}).get("choices", [])]
     # Several classes for one image are one answer that no class has.
-    return truth, Answer(sample, " + ".join(chosen) or None, where, by)
+    return replace(unsaid, label=" + ".join(chosen) or None, where=where, by=by)
 
 
 def _small_answer(task: dict[str, Any], where: str) -> Answer:
@@ -133,7 +140,13 @@ def _small_answer(task: dict[str, Any], where: str) -> Answer:
     chosen = task.get(CONTROL, task.get("choice"))
     if isinstance(chosen, dict):
         chosen = " + ".join(map(str, chosen.get("choices", [])))
-    return Answer(_sample_id(task, None), chosen or None, where, person(task.get("annotator")))
+    return Answer(
+        sample=_sample_id(task, None),
+        label=str(chosen or "") or None,
+        where=where,
+        by=person(task.get("annotator")),
+        place=place_text(task.get("uri"), task.get("row")),
+    )
 
 
 def _sample_id(data: dict[str, Any], file_upload: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from dm2at_ray.errors import LabelError
-from dm2at_ray.labeling.formats.base import Answer, Sheet
+from dm2at_ray.labeling.formats.base import Answer, Sheet, place_text
 from dm2at_ray.labeling.formats.csv import row
 from dm2at_ray.parquet import open_parquet
 from dm2at_ray.store.files import Files
@@ -61,14 +61,18 @@ def read(data: bytes) -> list[Answer]:
                     f"its columns are {', '.join(file.schema_arrow.names)}; {' and '.join(sorted(missing))} "
                     "must be among them"
                 )
-            table = file.read(columns=["sample_id", "label"])
+            names = ["sample_id", "label", "uri", "row"]
+            table = file.read(columns=[name for name in names if name in file.schema_arrow.names])
     except pa.ArrowException as error:
         raise LabelError(f"{' '.join(str(error).split())}; give a Parquet file") from None
     return [
-        Answer(_text(sample) or "", _text(label), f"row {place}")
-        for place, (sample, label) in enumerate(
-            zip(table["sample_id"].to_pylist(), table["label"].to_pylist(), strict=True)
+        Answer(
+            sample=_text(line["sample_id"]) or "",
+            label=_text(line["label"]),
+            where=f"row {place}",
+            place=place_text(line.get("uri"), line.get("row")),
         )
+        for place, line in enumerate(table.to_pylist())
     ]
 
 
