@@ -116,8 +116,7 @@ def kind_of(command: list[str]) -> str:
         program = Path(command[0].split()[0] if command[0].split() else "").name
         if program in _RAY_PROGRAMS:
             return program
-        script = next((word for word in command[1:] if word.endswith(".py")), "")
-        return f"Ray's {Path(script).parent.name} {Path(script).stem}" if "ray" in script else "other"
+        return "other"
     what = title["what"]
     if what == "IDLE":
         return "idle worker"
@@ -127,6 +126,8 @@ def kind_of(command: list[str]) -> str:
     inner = re.findall(r"\(([^()]+)\)", what)
     if inner:
         return f"actor {inner[-1]}" if what.startswith("MapWorker") else f"task {inner[-1]}"
+    if what.endswith("Agent"):
+        return f"Ray's {what}"
     return f"actor {what}" if what[:1].isupper() else f"task {what}"
 
 

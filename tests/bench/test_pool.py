@@ -182,7 +182,7 @@ def test_spill_watch__counts_what_is_gone_again(tmp_path: Path) -> None:
         (["ray::MapBatches(_on_task)"], "task _on_task"),
         (["ray::TrainController.run"], "actor TrainController"),
         (["/x/ray/core/src/ray/gcs/gcs_server", "--log_dir=/tmp"], "gcs_server"),
-        (["/usr/bin/python3", "-u", "/x/ray/dashboard/agent.py", "--a=b"], "Ray's dashboard agent"),
+        (["ray::DashboardAgent"], "Ray's DashboardAgent"),
         (["sleep", "1"], "other"),
     ],
 )
