@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
 
 from pyarrow import fs
@@ -22,9 +23,20 @@ R = TypeVar("R")
 
 
 def side_by_side(read: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """``read`` of every item by 16 threads, in the items' order; the first error ends all."""
+    """``read`` of every item by 16 threads, in the items' order; after an error no further read is begun."""
+    has_failed = Event()
+
+    def read_unless_failed(item: T) -> R:
+        if has_failed.is_set():
+            raise CancelledError  # never seen: items are begun in order, so that one before has raised
+        try:
+            return read(item)
+        except BaseException:
+            has_failed.set()
+            raise
+
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(read, items))
+        return list(readers.map(read_unless_failed, items))
 
 
 def read_file(filesystem: fs.FileSystem, path: str, uri: str) -> Raw:

@@ -129,4 +129,6 @@ def _impatient(uri: str) -> str:
 def one_line(error: BaseException, limit: int = 160) -> str:
     """An exception's message on one line, at most ``limit`` characters; its type where it has none."""
     message = " ".join(str(error).split()) or type(error).__name__
+    for mark in _STORES:  # before it stands the path, which whoever shows the message has named already
+        message = message[max(0, message.find(mark)) :]
     return message if len(message) <= limit else message[: limit - 3] + "..."
