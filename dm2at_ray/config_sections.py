@@ -36,9 +36,12 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the images and the labels come from."""
 
-    source: Literal["digits", "fashion_mnist", "image_folder", "parquet", "pool"] = "digits"
-    """Kind of source: scikit-learn's digits, Fashion-MNIST's IDX files, a folder of images, Parquet, or what
-    `dm2at pool build` has packed."""
+    source: Literal[
+        "digits", "fashion_mnist", "image_folder", "list", "parquet", "pool", "tar", "torchvision"
+    ] = "digits"
+    """Kind of source: scikit-learn's digits, Fashion-MNIST's IDX files, a folder of images, a CSV or Parquet
+    list of image URIs, Parquet with the images in it, what `dm2at pool build` has packed, WebDataset's tar
+    shards, or a set of torchvision's."""
     path: str | None = None
     """Directory, file or URI of the pool's images (not for `digits`)."""
     test_path: str | None = None
@@ -47,8 +50,12 @@ class DataConfig(Section):
     """Share of the source that is held out where it has no test split of its own."""
     image_column: str = "image"
     """Parquet: the column with encoded images or tensors."""
-    label_column: str = "label"
-    """Parquet: the column with the (hidden) labels that the simulated oracle reveals."""
+    label_column: str | None = "label"
+    """The column (of a tar sample: its .json's field) with the labels; null for a pool without."""
+    uri_column: str = "uri"
+    """List: the column with the images' paths or URIs; relative ones start at the list's own folder."""
+    dataset: str | None = None
+    """torchvision: the set's name, such as CIFAR10; its files lie in `path`, nothing is downloaded."""
     class_names: tuple[str, ...] | None = None
     """Names of the classes in the order of their labels; the source's own where it is unset."""
     image_size: int | None = Field(None, ge=4)

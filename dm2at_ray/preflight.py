@@ -160,6 +160,8 @@ def source_spec(config: Config) -> SourceSpec:
         image_column=data.image_column,
         label_column=data.label_column,
         class_names=data.class_names,
+        uri_column=data.uri_column,
+        dataset=data.dataset,
         image_size=data.image_size,
         channels=data.channels,
         seed=config.seed,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
+
+# How pyarrow begins what S3, Google and Azure have answered; damaged Parquet data is an OSError too.
+_STORES = ("AWS Error", "google::cloud::Status", "Azure Error")
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,24 @@ class Location:
         if not separator:
             absolute = Path(os.path.abspath(Path(path).expanduser())).as_posix()
             return cls(fs.LocalFileSystem(), absolute, absolute)
+        if _holds_secret(path):
+            raise PoolError(
+                f"{field} {scheme}://...@...: a secret in a URI ends up in configs and logs; leave it out "
+                "and give it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the like)"
+            )
         try:
-            filesystem, inner = fs.FileSystem.from_uri(path)
+            filesystem, inner = fs.FileSystem.from_uri(_impatient(path))
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             raise PoolError(
                 f"{field} {path!r}: {one_line(error)}; give a local path or a URI such as s3://..."
             ) from error
         inner = inner.rstrip("/") or "/"
         return cls(filesystem, inner, f"{scheme}://{inner}")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the files are not on this machine's own disks."""
+        return not isinstance(self.filesystem, fs.LocalFileSystem)
 
     def child(self, path: str) -> Location:
         """The place of ``path``, a path of the same filesystem at or below this one."""
@@ -59,7 +73,11 @@ class Location:
         return None
 
     def info(self) -> fs.FileInfo:
-        """What is there (``.type`` is ``NotFound`` where nothing is)."""
+        """What is there (``.type`` is ``NotFound`` where nothing is).
+
+        Raises:
+            OSError: the filesystem does not answer.
+        """
         return self.filesystem.get_file_info(self.path)
 
     def files(self) -> list[str]:
@@ -80,7 +98,37 @@ class Location:
         return any(part.startswith(".") for part in path[len(self.path) :].split("/"))
 
 
+def is_store_error(error: BaseException | None) -> bool:
+    """Whether ``error`` says that an object store cannot be used now, rather than that one file is bad.
+
+    A store that is down, or that takes the credentials no more, must end the work: else every image that is
+    asked for meanwhile would be set aside for good. Nothing in the answer to a HEAD request tells a wrong key
+    from a file that is closed to this user, so that a refusal counts as the store's.
+    """
+    if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+        return False
+    return any(mark in str(error) for mark in _STORES)
+
+
+def _holds_secret(uri: str) -> bool:
+    parts = urlsplit(uri)
+    # A user may be named (gs://anonymous@bucket); what stands behind a colon is a key or password.
+    return ":" in parts.netloc.rpartition("@")[0] or not {"sig", "sas_token"}.isdisjoint(
+        parse_qs(parts.query)
+    )
+
+
+def _impatient(uri: str) -> str:
+    """A Google URI that gives up on a silent store within half a minute; the library takes 15."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("gs", "gcs") or "retry_limit_seconds" in parts.query:
+        return uri
+    return uri + ("&" if parts.query else "?") + "retry_limit_seconds=30"
+
+
 def one_line(error: BaseException, limit: int = 160) -> str:
     """An exception's message on one line, at most ``limit`` characters; its type where it has none."""
     message = " ".join(str(error).split()) or type(error).__name__
+    for mark in _STORES:  # before it stands the path, which whoever shows the message has named already
+        message = message[max(0, message.find(mark)) :]
     return message if len(message) <= limit else message[: limit - 3] + "..."

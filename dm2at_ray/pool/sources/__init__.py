@@ -7,13 +7,17 @@ from dm2at_ray.pool.sources.base import ROWS_PER_TABLE, Source, SourceSpec, Spli
 from dm2at_ray.pool.sources.digits import Digits
 from dm2at_ray.pool.sources.fashion_mnist import FashionMnist
 from dm2at_ray.pool.sources.image_folder import ImageFolder
+from dm2at_ray.pool.sources.image_list import ImageList
 from dm2at_ray.pool.sources.parquet import Parquet
 from dm2at_ray.pool.sources.pool import PackedPool
+from dm2at_ray.pool.sources.tar import Tar
+from dm2at_ray.pool.sources.torchvision_sets import TorchvisionSet
 
 __all__ = ["ROWS_PER_TABLE", "SOURCES", "Source", "SourceSpec", "Split", "open_source"]
 
 SOURCES: dict[str, type[Source]] = {
-    source.kind: source for source in (Digits, FashionMnist, ImageFolder, Parquet, PackedPool)
+    source.kind: source
+    for source in (Digits, FashionMnist, ImageFolder, ImageList, Parquet, PackedPool, Tar, TorchvisionSet)
 }
 
 

@@ -26,16 +26,19 @@ class SourceSpec:
     """Where the images are and how they are to be read: plain values that any worker can be given.
 
     Attributes:
-        kind: a key of ``SOURCES``: digits, fashion_mnist, image_folder, parquet, pool.
+        kind: a key of ``SOURCES``: digits, fashion_mnist, image_folder, list, parquet, pool, tar, torchvision.
         path: the pool: a path or pyarrow filesystem URI; None for sets that come with a library.
         test_path: the test images, laid out like the pool; None holds out ``test_fraction`` of the pool.
         test_fraction: share of the labeled images held out for testing, where there is no other test set.
         image_column: Parquet column of encoded bytes or uint8 pixels.
-        label_column: Parquet column of integer or string labels; None for a pool without labels.
+        label_column: column of integer or string labels (Parquet, CSV), or field of a tar sample's .json;
+            None for a pool without labels.
         image_size: height and width in pixels that images are brought to; None where the source knows it.
         channels: 1 or 3; None where the source knows it.
         seed: of the held-out draw.
         class_names: names in the order of the labels; None takes them from the source.
+        uri_column: of a ``list``: column of image paths or URIs.
+        dataset: of ``torchvision``: the name of its class, such as CIFAR10.
     """
 
     kind: str
@@ -48,6 +51,8 @@ class SourceSpec:
     channels: int | None = None
     seed: int = 0
     class_names: tuple[str, ...] | None = None
+    uri_column: str = "uri"
+    dataset: str | None = None
 
 
 class Source(ABC):

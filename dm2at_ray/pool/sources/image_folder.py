@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
@@ -12,12 +11,11 @@ from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
 from dm2at_ray.pool.decode import Raw, UnreadableImage
+from dm2at_ray.pool.fetch import read_file, side_by_side
 from dm2at_ray.pool.location import Location, one_line
 from dm2at_ray.pool.sources.base import Source, SourceSpec, Split, entry_table, required_path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-# Object stores answer a file in tens of milliseconds: reads wait for each other's answers, not in a row.
-_READERS = 16
 
 
 class ImageFolder(Source):
@@ -62,8 +60,7 @@ class ImageFolder(Source):
 
     def read(self, uris: Sequence[str], rows: Sequence[int]) -> list[Raw]:
         """The files' bytes."""
-        with ThreadPoolExecutor(_READERS) as readers:
-            return list(readers.map(self._read_file, uris))
+        return side_by_side(self._read_file, uris)
 
     @cached_property
     def _pool_classes(self) -> list[str]:
@@ -104,11 +101,5 @@ class ImageFolder(Source):
         for root in filter(None, (self._root, self._test_root)):
             path = root.resolve(uri)
             if path is not None:
-                try:
-                    with root.filesystem.open_input_stream(path, compression=None) as stream:
-                        return stream.read()
-                except FileNotFoundError:
-                    return UnreadableImage("no such file")
-                except OSError as error:
-                    return UnreadableImage(one_line(error))
+                return read_file(root.filesystem, path, uri)
         return UnreadableImage("not below data.path or data.test_path")

@@ -14,7 +14,8 @@ from pyarrow import fs
 from dm2at_ray.errors import PoolError
 from dm2at_ray.parquet import open_parquet
 from dm2at_ray.pool.decode import Raw, UnreadableImage
-from dm2at_ray.pool.location import Location, one_line
+from dm2at_ray.pool.fetch import store_error
+from dm2at_ray.pool.location import Location, is_store_error, one_line
 from dm2at_ray.pool.lru import LruCache
 from dm2at_ray.pool.sources import arrow_images, arrow_labels
 from dm2at_ray.pool.sources.base import ROWS_PER_TABLE, Source, SourceSpec, Split, entry_table, required_path
@@ -121,6 +122,10 @@ class Parquet(Source):
                 return broken[key]
             return arrow_images.raw_image(self._groups.get(key, self._load_group)[row - int(starts[group])])
         except (PoolError, OSError, pa.ArrowException, KeyError) as error:
+            # Opening a file has wrapped what went wrong already.
+            cause = error.__cause__ if isinstance(error, PoolError) else error
+            if cause is not None and is_store_error(cause):
+                raise store_error(self._roots[split].child(path).uri, cause) from error
             return broken.setdefault(key, UnreadableImage(one_line(error)))
 
     def _load_group(self, key: tuple[Split, str, int]) -> pa.ChunkedArray:
