@@ -11,7 +11,12 @@ from dm2at_ray.pool.location import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # A file cut behind its last pixels passes the decoders, but nobody knows what else was lost with its end.
-_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+# 8,192 x 8,192: a PNG with transparency that is as large takes 1.3 GiB while it is decoded and resized.
+MAX_PIXELS = 1 << 26
+# A progressive JPEG is drawn over and over, once a scan: encoders make about ten of them, and a file of a
+# megabyte could ask for a hundred thousand over a large image.
+MAX_SCANS = 100
 # Resizing the shorter side of a 1 x 100,000 strip to 224 would take gigabytes for a crop of its middle.
 MAX_ASPECT = 64
 
@@ -35,10 +40,10 @@ def decode(raw: Raw, image_size: int, channels: int) -> np.ndarray:
     """Decode one image and bring it to ``image_size`` x ``image_size`` pixels and ``channels`` channels.
 
     Encoded bytes (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM) are decoded by Pillow: torchvision's decoders are
-    deprecated since 0.29, and its PNG decoder ends the whole process on a damaged file. EXIF orientation is
-    applied, transparency is blended onto black, 16-bit samples keep their high byte, an animation gives
-    its first frame. Where the size differs the shorter side is resized (bilinear, antialiased) and the centre
-    cropped.
+    deprecated since 0.29, and its PNG decoder ends the whole process on a damaged file. An image of more than
+    ``MAX_PIXELS`` pixels is refused by its header. EXIF orientation is applied, transparency is blended onto
+    black, 16-bit samples keep their high byte, an animation gives its first frame. Where the size differs
+    the shorter side is resized (bilinear, antialiased) and the centre cropped.
 
     Args:
         raw: encoded bytes; or uint8 pixels (H, W) or (H, W, C); or the finding that a source made of it.
@@ -49,7 +54,7 @@ def decode(raw: Raw, image_size: int, channels: int) -> np.ndarray:
         uint8 array (image_size, image_size, channels).
 
     Raises:
-        UnreadableImage: the image is empty, truncated, damaged, or of an unknown kind.
+        UnreadableImage: the image is empty, truncated, damaged, too large, or of an unknown kind.
 
     Examples:
         >>> decode(np.array([[0, 255], [255, 0]], dtype=np.uint8), image_size=2, channels=3)[0, 1]
@@ -85,14 +90,26 @@ def _from_bytes(data: bytes, channels: int) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if _END_MARKS.get(image.format or "", b"") not in data:
                 raise UnreadableImage(f"truncated {image.format}")
+            _refuse_bomb(image, data)
             image.load()
             return _convert(_to_8_bits(_upright(image), image.format), channels)
     except UnreadableImage:
         raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"more than the {MAX_PIXELS:,} pixels that are decoded") from error
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage("not a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM image") from error
     except Exception as error:  # on damaged data Pillow's decoders raise almost anything
         raise UnreadableImage(one_line(error)) from error
+
+
+def _refuse_bomb(image: Image.Image, data: bytes) -> None:
+    """Refuse, by its header alone, a small file that would take all memory or time."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} that are decoded")
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise UnreadableImage(f"a JPEG of more than {MAX_SCANS} scans")
 
 
 def _to_8_bits(image: Image.Image, source_format: str | None) -> Image.Image:
@@ -116,7 +133,8 @@ def _convert(image: Image.Image, channels: int) -> np.ndarray:
         raise UnreadableImage(f"{image.mode} pixels cannot become {channels} channels")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
-    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))  # convert always copies
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
