@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,10 @@ def test_request__tells_sources_apart_but_not_how_they_were_written(folder: Path
 
 
 def test_request__keeps_no_keys_of_a_uri() -> None:
-    spec = SourceSpec(kind="parquet", path="s3://key:secret@bucket/images?region=eu-west-1")
+    spec = SourceSpec(kind="parquet", path="s3://bucket/images?region=eu-west-1")
     assert Request("out", (spec,)).to_json()["sources"] == [{"kind": "parquet", "path": "s3://bucket/images"}]
+    with pytest.raises(PoolError, match="a secret in a URI ends up in configs and logs; leave it out"):
+        Request("out", (replace(spec, path="s3://key:secret@bucket/images"),)).to_json()
 
 
 def test_united_names__in_order_of_appearance() -> None:

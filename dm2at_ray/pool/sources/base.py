@@ -26,7 +26,7 @@ class SourceSpec:
     """Where the images are and how they are to be read: plain values that any worker can be given.
 
     Attributes:
-        kind: a key of ``SOURCES``: digits, fashion_mnist, image_folder, list, parquet, pool, tar, torchvision.
+        kind: a key of ``SOURCES``, such as image_folder, list, parquet, pool or tar.
         path: the pool: a path or pyarrow filesystem URI; None for sets that come with a library.
         test_path: the test images, laid out like the pool; None holds out ``test_fraction`` of the pool.
         test_fraction: share of the labeled images held out for testing, where there is no other test set.

@@ -73,6 +73,6 @@ def test_tables__nothing_held_out_names_the_fields_to_set() -> None:
 
 def test_open_source__unknown_kind_lists_the_known() -> None:
     with pytest.raises(
-        PoolError, match=r"'imagenet'.*digits, fashion_mnist, image_folder, list, parquet, tar"
+        PoolError, match=r"'imagenet'.*digits, fashion_mnist, image_folder, list, parquet, pool, tar"
     ):
         open_source(SourceSpec(kind="imagenet"))
