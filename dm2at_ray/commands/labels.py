@@ -136,7 +136,7 @@ def _run(run_dir: str) -> Any:
 
 def _report_lines(report: Any, keep_good: bool) -> list[str]:
     """What an import did, for a person."""
-    from dm2at_ray.labeling.importing import CORRECTION, KINDS, REFUSED
+    from dm2at_ray.labeling.checks import CORRECTION, KINDS, REFUSED
 
     lines = []
     for kind, count in report.counts().items():

@@ -12,13 +12,14 @@ import pytest
 from dm2at_ray.errors import LabelError
 from dm2at_ray.labeling import (
     FORMATS,
+    ImportReport,
     LabelBook,
     export_queries,
     import_labels,
     labels_history,
     labels_status,
 )
-from dm2at_ray.labeling.importing import (
+from dm2at_ray.labeling.checks import (
     CONFLICT,
     CORRECTION,
     NEW,
@@ -30,7 +31,6 @@ from dm2at_ray.labeling.importing import (
     SKIPPED,
     UNKNOWN_CLASS,
     UNKNOWN_SAMPLE,
-    ImportReport,
 )
 from dm2at_ray.store import Lease, RunDirectory
 
