@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from dm2at_ray.pool.decode import UnreadableImage
-from dm2at_ray.pool.location import one_line
+from dm2at_ray.pool.location import is_store_error, one_line
 from dm2at_ray.pool.sources.image_folder import SUFFIXES
 
 _BLOCK = 512
@@ -65,6 +65,7 @@ def tar_samples(file: pa.NativeFile, label_column: str | None, read_ahead: int) 
         read_ahead: bytes that are read at once; headers that follow within them cost no further read.
 
     Raises:
+        OSError: the store of the shard cannot be used.
         DamagedTarError: after the samples before the damage.
     """
     buffered = _HeaderReader(file, read_ahead)
@@ -100,7 +101,9 @@ def tar_samples(file: pa.NativeFile, label_column: str | None, read_ahead: int) 
                 label = _label(tar, member, suffix, label_column)
                 if label is not None:
                     labels[suffix] = label
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+        if is_store_error(error):
+            raise
         damage: DamagedTarError | None = DamagedTarError(tar.offset, one_line(error))
     else:
         damage = _damage_at_the_end(buffered, tar.offset)

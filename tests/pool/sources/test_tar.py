@@ -12,7 +12,7 @@ import pytest
 
 from dm2at_ray.errors import PoolError
 from dm2at_ray.pool import Source, SourceSpec, UnreadableImage, decode, open_source
-from dm2at_ray.pool.sources.tar_index import tar_samples
+from dm2at_ray.pool.sources.tar_index import DamagedTarError, tar_samples
 
 from ..conftest import encode, pattern
 
@@ -268,6 +268,30 @@ def test_tar__pax_sizes_that_lie(tmp_path: Path, size: int) -> None:
     images = _read(source, *range(len(_entries(source))))
     assert images[0] == PNGS[0]
     assert isinstance(images[-1], UnreadableImage)
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tar_samples__damage_anywhere_is_found_or_does_no_harm(tar_format: int) -> None:
+    members = [("x" * 120 + ".png", PNGS[0]), ("1ß.png", PNGS[1]), ("1ß.cls", b"2"), ("3.png", PNGS[3])]
+    whole = tar_bytes(*members, tar_format=tar_format)
+    assert [sample.label for sample in tar_samples(pa.BufferReader(whole), "label", 8192)] == [
+        None,
+        "2",
+        None,
+    ]
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(400):
+        data = bytearray(whole)
+        block = int(rng.integers(0, len(data) // 512)) * 512
+        data[block + int(rng.integers(0, 512))] = int(rng.integers(0, 256))
+        data[block + int(rng.integers(124, 136))] = int(rng.integers(0, 256))  # where a header has its size
+        header = bytes(data[block : block + 148]) + b" " * 8 + bytes(data[block + 156 : block + 512])
+        data[block + 148 : block + 156] = f"{sum(header):06o}\0 ".encode()
+        try:
+            assert len(list(tar_samples(pa.BufferReader(data), "label", 8192))) <= 4
+        except DamagedTarError:
+            found += 1
+    assert found > 40
 
 
 def test_tar__header_extension_that_claims_the_memory(tmp_path: Path) -> None:
