@@ -36,6 +36,8 @@ class SourceSpec:
         channels: 1 or 3; None where the source knows it.
         seed: of the held-out draw.
         class_names: names in the order of the labels; None takes them from the source.
+        uri_column: of a ``list``: column of image paths or URIs.
+        dataset: of ``torchvision``: the name of its class, such as CIFAR10.
     """
 
     kind: str
@@ -48,6 +50,8 @@ class SourceSpec:
     channels: int | None = None
     seed: int = 0
     class_names: tuple[str, ...] | None = None
+    uri_column: str = "uri"
+    dataset: str | None = None
 
 
 class Source(ABC):
