@@ -31,6 +31,11 @@ PathsArgument = Annotated[
 ]
 ImageColumnOption = Annotated[str, typer.Option(help="Parquet: the column of images.")]
 LabelColumnOption = Annotated[str, typer.Option(help='Parquet: the column of labels; "" for none.')]
+UriColumnOption = Annotated[str, typer.Option(help="Lists: the column of image paths or URIs.")]
+DatasetOption = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads the annotation at run time, also on Python 3.10
+    typer.Option(help="Of torchvision:PATH: the name of its class, such as CIFAR10.", show_default=False),
+]
 ClassNamesOption = Annotated[
     Optional[str],  # noqa: UP045 - typer reads the annotation at run time, also on Python 3.10
     typer.Option(help="Names of the sources' classes in the order of their labels, with commas between."),
@@ -44,6 +49,8 @@ def build(
     paths: PathsArgument,
     image_column: ImageColumnOption = "image",
     label_column: LabelColumnOption = "label",
+    uri_column: UriColumnOption = "uri",
+    dataset: DatasetOption = None,
     class_names: ClassNamesOption = None,
     split: SplitOption = "pool",
     image_size: Annotated[
@@ -62,7 +69,8 @@ def build(
     """
     from dm2at_ray.pool_build import build_pool
 
-    _pack(build_pool, _request(paths, image_column, label_column, class_names, split, image_size, channels))
+    columns = image_column, label_column, uri_column
+    _pack(build_pool, _request(paths, columns, dataset, class_names, split, image_size, channels))
 
 
 @pool.command()
@@ -73,13 +81,16 @@ def add(
     ],
     image_column: ImageColumnOption = "image",
     label_column: LabelColumnOption = "label",
+    uri_column: UriColumnOption = "uri",
+    dataset: DatasetOption = None,
     class_names: ClassNamesOption = None,
     split: SplitOption = "pool",
 ) -> None:
     """Append sources to a pool: new ids follow the old ones, and what is there already is a duplicate."""
     from dm2at_ray.pool_build import add_to_pool
 
-    _pack(add_to_pool, _request([*sources, out], image_column, label_column, class_names, split))
+    columns = image_column, label_column, uri_column
+    _pack(add_to_pool, _request([*sources, out], columns, dataset, class_names, split))
 
 
 @pool.command()
@@ -88,6 +99,8 @@ def check(
         str, typer.Argument(metavar="OUT|SOURCE", help="A pool, or any source.", show_default=False)
     ],
     image_column: ImageColumnOption = "image",
+    uri_column: UriColumnOption = "uri",
+    dataset: DatasetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read every image and report what is broken; exit code 1 if anything is.
@@ -98,7 +111,8 @@ def check(
     from dm2at_ray.pool.named import source_named
     from dm2at_ray.pool_check import check_pool
 
-    spec = source_named(path, image_column=image_column, label_column=None)
+    fields = {"image_column": image_column, "uri_column": uri_column, "dataset": dataset}
+    spec = source_named(path, label_column=None, **fields)
     # Ray's processes import from where they start, which may be a stranger's folder.
     os.chdir("/")
     view = make_progress(sys.stderr if as_json else sys.stdout)
@@ -162,8 +176,8 @@ def _pack(packing: Any, request: Request) -> None:
 
 def _request(
     paths: list[str],
-    image_column: str,
-    label_column: str,
+    columns: tuple[str, str, str],
+    dataset: str | None,
     class_names: str | None,
     split: str,
     image_size: int | None = None,
@@ -182,9 +196,12 @@ def _request(
         raise PoolError(f"--split {split}: unknown; use pool or test")
     if channels == 2:
         raise PoolError("--channels 2: neither gray nor colour; use 1 or 3")
+    image_column, label_column, uri_column = columns
     fields = {
         "image_column": image_column,
         "label_column": label_column or None,
+        "uri_column": uri_column,
+        "dataset": dataset,
         "class_names": None if class_names is None else tuple(class_names.split(",")),
     }
     specs = tuple(source_named(text, **fields) for text in texts)

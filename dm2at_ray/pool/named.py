@@ -30,6 +30,8 @@ def source_named(text: str, **fields: Any) -> SourceSpec:
     kind, colon, path = text.partition(":")
     if not colon or kind not in SOURCES:
         kind, path = guess_kind(text), text
+    if kind != "torchvision":
+        fields.pop("dataset", None)
     return SourceSpec(kind=kind, path=absolute(path) or None, **fields)
 
 
