@@ -186,8 +186,8 @@ def test_predict__broken_images_and_classes_of_others(
     assert rows[0]["probability"] == pytest.approx(rows[2]["probability"], abs=1e-5)
     assert rows[1]["reason"] == "truncated PNG"
     assert [rows[1][name] for name in ("predicted", "predicted_label", "probability")] == [None] * 3
-    assert f"2 images could not be read, such as {folder}/7/b.png row 0 (truncated PNG)" in "\n".join(lines)
-    assert "1 images have a label that is none of the model's classes" in lines
+    assert f"images that could not be read: 2, such as {folder}/7/b.png row 0 (truncated PNG)" in lines
+    assert "images whose label is none of the model's classes: 1" in lines
 
 
 @pytest.mark.ray
