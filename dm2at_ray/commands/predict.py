@@ -72,7 +72,7 @@ def predict(
     The parts are in the order of the source's listing. The same command goes on where an earlier one was cut
     off. Where the source knows the labels, the accuracy is printed too.
     """
-    from dm2at_ray.monitoring.predictions import prediction_view
+    from dm2at_ray.monitoring.predictions import prediction_lines, predictions_table
     from dm2at_ray.monitoring.progress import make_progress
     from dm2at_ray.prediction_source import parse_source
     from dm2at_ray.run_prediction import Request, predict_source
@@ -104,5 +104,7 @@ def predict(
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    Console().print(*prediction_view(found), sep="\n")
+    Console().print(predictions_table(found))
+    for line in prediction_lines(found):
+        print(line)
     print(f"written to {found['out']}: {found['listing']['parts']} parts, {found['new_parts']} of them now")

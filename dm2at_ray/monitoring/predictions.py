@@ -1,13 +1,11 @@
-"""What `dm2at predict` found, as lines and a table that fit a terminal of 80 columns."""
+"""What `dm2at predict` found, as a table and a few lines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from dm2at_ray.monitoring.quantities import percent, percent_range
 from dm2at_ray.monitoring.tables import plain_table
@@ -15,18 +13,15 @@ from dm2at_ray.monitoring.tables import plain_table
 CLASSES_SHOWN = 30
 
 
-def prediction_view(found: Mapping[str, Any]) -> list[RenderableType]:
-    """The classes, how often each was predicted and how often rightly; then a line for each other finding.
-
-    Of more than 30 classes those are shown that were predicted most.
-    """
+def prediction_lines(found: Mapping[str, Any]) -> list[str]:
+    """A line for each finding besides the classes: the accuracy, and what is wrong with the images."""
     lines = [_accuracy_line(found, name) for name in found["accuracy"]] if found["labeled"] else []
     foreign, rejected = found["listing"]["foreign_labels"], found["rejected"]
     if foreign:
-        lines.append(f"{foreign:,} images have a label that is none of the model's classes")
+        lines.append(f"images whose label is none of the model's classes: {foreign:,}")
     if rejected:
-        lines.append(f"{rejected:,} images could not be read, such as {found['rejected_example']}")
-    return [_classes_table(found), *(Text(line) for line in lines)]
+        lines.append(f"images that could not be read: {rejected:,}, such as {found['rejected_example']}")
+    return lines
 
 
 def _accuracy_line(found: Mapping[str, Any], name: str) -> str:
@@ -35,7 +30,11 @@ def _accuracy_line(found: Mapping[str, Any], name: str) -> str:
     return f"{what} {accuracy} ({interval}) of {found['labeled']:,} labeled images"
 
 
-def _classes_table(found: Mapping[str, Any]) -> Table:
+def predictions_table(found: Mapping[str, Any]) -> Table:
+    """The classes, how often each was predicted and how often rightly.
+
+    Of more than 30 classes those are shown that were predicted most.
+    """
     counts, labeled = found["predicted_by_class"], found["labeled_by_class"]
     names = found["arguments"]["class_names"]
     shown = sorted(range(len(names)), key=lambda index: -counts[index])[:CLASSES_SHOWN]

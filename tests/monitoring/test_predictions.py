@@ -7,17 +7,17 @@ from typing import Any
 
 from rich.console import Console
 
-from dm2at_ray.monitoring.predictions import prediction_view
+from dm2at_ray.monitoring.predictions import prediction_lines, predictions_table
 from dm2at_ray.monitoring.quantities import NOTHING
 
 
 def lines_of(found: dict[str, Any]) -> list[str]:
     console = Console(width=80, file=io.StringIO())
-    console.print(*prediction_view(found), sep="\n")
+    console.print(predictions_table(found))
     text = console.file.getvalue().replace(NOTHING, "-")  # type: ignore[attr-defined]
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert set(lines.pop(1)) == {"\N{BOX DRAWINGS LIGHT HORIZONTAL}"}
-    return lines
+    return [*lines, *(line.replace(NOTHING, "-") for line in prediction_lines(found))]
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -36,11 +36,11 @@ def found(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_prediction_view__without_labels() -> None:
+def test_predictions__without_labels() -> None:
     assert lines_of(found()) == ["class predicted", "ape 4", "cat 1,200"]
 
 
-def test_prediction_view__with_labels_and_all_that_may_be_wrong() -> None:
+def test_predictions__with_labels_and_all_that_may_be_wrong() -> None:
     lines = lines_of(
         found(
             listing={"images": 1207, "parts": 1, "foreign_labels": 2},
@@ -59,12 +59,12 @@ def test_prediction_view__with_labels_and_all_that_may_be_wrong() -> None:
         "cat 1,200 1,202 75.0 %",
         "accuracy 75.0 % (70.0-80.0 %) of 1,202 labeled images",
         "the label is among the best 2 in 100.0 % (99.0-100.0 %) of 1,202 labeled images",
-        "2 images have a label that is none of the model's classes",
-        "3 images could not be read, such as /images/a.png row 0 (empty file)",
+        "images whose label is none of the model's classes: 2",
+        "images that could not be read: 3, such as /images/a.png row 0 (empty file)",
     ]
 
 
-def test_prediction_view__of_many_classes_those_predicted_most() -> None:
+def test_predictions__of_many_classes_those_predicted_most() -> None:
     many = found(
         arguments={"class_names": [f"class{n}" for n in range(40)]},
         predicted_by_class=[0] * 9 + list(range(31)),
