@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 PROC = Path("/proc")
-SPILLED = "ray/session_*/ray_spilled_objects*/*"
+SPILLED = "ray/session_[0-9]*/ray_spilled_objects*/*"
+"""Not below `session_latest`, which is a link."""
 
 _TITLE = re.compile(r"^ray::(?P<what>.*?)(?:\.\w+)?(?:\(\))?$")
 _RAY_PROGRAMS = ("raylet", "gcs_server")
@@ -144,7 +146,9 @@ class SpillWatch:
 
     def look(self) -> None:
         """Look for files once; what came and went between two looks is missed."""
-        for path in self.directory.glob(SPILLED):
+        # Not Path.glob, which fails where a folder goes while it looks.
+        for name in glob.glob(str(self.directory / SPILLED)):
+            path = Path(name)
             with contextlib.suppress(OSError):
                 self._sizes[path] = max(self._sizes.get(path, 0), path.stat().st_size)
 

@@ -85,7 +85,7 @@ class PoolBenchSettings:
     @property
     def steps(self) -> int:
         """Optimizer steps of each of the two trainings."""
-        return min(300, self.n // 10)
+        return min(300, self.n // 50)
 
 
 @dataclass(frozen=True, kw_only=True)

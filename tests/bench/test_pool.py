@@ -163,6 +163,7 @@ def test_memory_watch__knows_who_was_below_when_the_parent_is_gone() -> None:
 def test_spill_watch__counts_what_is_gone_again(tmp_path: Path) -> None:
     folder = tmp_path / "ray" / "session_1" / "ray_spilled_objects_abc"
     folder.mkdir(parents=True)
+    (tmp_path / "ray" / "session_latest").symlink_to(tmp_path / "ray" / "session_1")
     watch = SpillWatch(tmp_path)
     watch.look()
     assert watch.total_bytes == 0
