@@ -70,8 +70,10 @@ def _renew(lease: Lease, check: Callable[[], None], ended: threading.Event) -> N
         try:
             check()
             lease.renew()
-        except (PoolError, OSError):
+        except PoolError:
             return  # The holder's own next check says so.
+        except OSError:
+            continue  # A store that does not answer now may do so the next time.
 
 
 def _taken(uri: str, holder: dict) -> PoolError:
