@@ -184,6 +184,17 @@ def test_object_store__wrong_key(filled: Any, kind: str) -> None:
         filled.check_keys(False)
 
 
+def test_object_store__key_that_expires_while_a_shard_is_open(filled: Any) -> None:
+    source = _open("tar", f"s3://{filled.name}/pools/tar")
+    table, _ = _all(source)
+    filled.check_keys(True)
+    try:
+        with pytest.raises(PoolError, match="takes the credentials"):
+            source.read(table.column("uri").to_pylist(), table.column("row").to_pylist())
+    finally:
+        filled.check_keys(False)
+
+
 def test_object_store__nobody_listens(filled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

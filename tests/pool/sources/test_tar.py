@@ -254,7 +254,7 @@ def test_tar__headers_alone_are_read(tmp_path: Path) -> None:
     assert read < 8 * 3 * 8192
 
 
-@pytest.mark.parametrize("size", [-1024, 1 << 40], ids=["backwards", "endless"])
+@pytest.mark.parametrize("size", [-1536, 1 << 40], ids=["back to itself", "endless"])
 def test_tar__pax_sizes_that_lie(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
@@ -294,15 +294,14 @@ def test_tar_samples__damage_anywhere_is_found_or_does_no_harm(tar_format: int) 
     assert found > 40
 
 
-def test_tar__header_extension_that_claims_the_memory(tmp_path: Path) -> None:
+def test_tar_samples__header_extension_that_claims_the_memory() -> None:
     data = bytearray(tar_bytes(("x" * 200 + ".png", PNGS[0])))
     assert data[156:157] == tarfile.GNUTYPE_LONGNAME
     data[124:136] = b"77777777777\x00"  # a name of 8 GiB
     data[148:156] = b" " * 8
     data[148:156] = f"{sum(data[:512]):06o}\x00 ".encode()
-    (tmp_path / "a.tar").write_bytes(data)
-    with pytest.raises(PoolError, match="not a tar file"):
-        _entries(_open(tmp_path))
+    with pytest.raises(DamagedTarError, match="a header of 8589934592 bytes"):
+        list(tar_samples(pa.BufferReader(data), "label", 8192))
 
 
 def test_tar__test_path_has_the_classes_of_the_pool(tmp_path: Path) -> None:
