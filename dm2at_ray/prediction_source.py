@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 from dm2at_ray.config import Config
 from dm2at_ray.errors import ConfigError, PoolError
 from dm2at_ray.pool import SOURCES, Source, SourceSpec, open_source
+from dm2at_ray.pool.sources.guess import guess_kind
 from dm2at_ray.preflight import source_spec
 from dm2at_ray.stages.prediction_files import PredictionFiles
 from dm2at_ray.uri import absolute_uri
@@ -63,7 +63,7 @@ def spec_of(
     """
     if kind is None:
         assert path is not None
-        kind = _guess_kind(path)
+        kind = guess_kind(path, image_column or config.data.image_column, "SOURCE")
     if kind not in SOURCES:
         raise ConfigError(f"--kind {kind}: no such source; choose one of {', '.join(SOURCES)}")
     spec = replace(
@@ -194,27 +194,3 @@ def rebatched(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
         held, count = [whole.slice(count - count % rows)], count % rows
     if count:
         yield pa.concat_tables(held).combine_chunks()
-
-
-def _guess_kind(path: str) -> str:
-    try:
-        from dm2at_ray.pool.sources.guess import guess_kind  # type: ignore[import-not-found]
-    except ImportError:
-        return _kind_by_suffix(path)
-    return guess_kind(path)
-
-
-def _kind_by_suffix(path: str) -> str:
-    from pyarrow import fs
-
-    from dm2at_ray.pool.location import Location
-
-    place = Location.of(path, "SOURCE")
-    if place.info().type == fs.FileType.NotFound:
-        raise PoolError(f"SOURCE {place.uri!r}: nothing there; give a path, or KIND:PATH")
-    if place.info().type == fs.FileType.File:
-        return "parquet"
-    names = [Path(info.path).name for info in place.filesystem.get_file_info(fs.FileSelector(place.path))]
-    if any(name.startswith("train-images-idx3-ubyte") for name in names) or "FashionMNIST" in names:
-        return "fashion_mnist"
-    return "parquet" if any(name.endswith((".parquet", ".pq")) for name in names) else "image_folder"

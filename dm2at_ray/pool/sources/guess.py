@@ -11,6 +11,7 @@ from dm2at_ray.pool.location import Location, one_line
 from dm2at_ray.pool.sources import arrow_images, image_folder, image_list, parquet, tar
 
 POOL_FILE = "pool.json"
+_FASHION_MNIST = "train-images-idx3-ubyte"
 _LOOK_AT = 1_000  # folders
 _SUFFIXES = {
     "parquet": parquet.SUFFIXES,
@@ -29,7 +30,7 @@ def guess_kind(path: str, image_column: str = "image", field: str = "source") ->
         field: how an error names the path.
 
     Returns:
-        ``pool``, ``parquet``, ``tar``, ``list`` or ``image_folder``.
+        ``pool``, ``parquet``, ``tar``, ``list``, ``fashion_mnist`` or ``image_folder``.
 
     Raises:
         PoolError: nothing is there, or none of these.
@@ -74,6 +75,8 @@ def _kind_of_folder(place: Location, field: str) -> str:
         names = {name for name in names if not name.startswith(".")}
         if looked_at == 1 and POOL_FILE in names:
             return "pool"
+        if looked_at == 1 and any(name.startswith(_FASHION_MNIST) for name in names):
+            return "fashion_mnist"
         for kind, suffixes in _SUFFIXES.items():
             if any(name.lower().endswith(suffixes) for name in names):
                 return kind
