@@ -81,8 +81,8 @@ def run(
     sys.path.insert(0, str(Path.cwd()))
     with signals_raise("what is committed stays: the same command goes on from there"):
         result = run_rounds(Config.load(config, settings), run_dir, wait=wait)
-    console = Console()
-    console.print(rounds_table(result.rounds), round_costs_table(result.rounds), sep="\n")
+    if result.rounds:
+        Console().print(rounds_table(result.rounds), round_costs_table(result.rounds), sep="\n")
     report_path = _write_report(result.run_dir)
     print(f"{result.phase}: {result.reason}\nrun directory: {result.run_dir}\nreport: {report_path}")
 
@@ -190,7 +190,8 @@ def status(
     for line in status_lines(found):
         print(line)
     if found["rounds"]:
-        Console().print(rounds_table(found["rounds"]))
+        if found["rounds"]:
+            Console().print(rounds_table(found["rounds"]))
 
 
 @app.command()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
+from dm2at_ray.uri import holds_secret
 
 # How pyarrow begins what S3, Google and Azure have answered; damaged Parquet data is an OSError too.
 _STORES = ("AWS Error", "google::cloud::Status", "Azure Error")
@@ -41,7 +42,7 @@ class Location:
         if not separator:
             absolute = Path(os.path.abspath(Path(path).expanduser())).as_posix()
             return cls(fs.LocalFileSystem(), absolute, absolute)
-        if _holds_secret(path):
+        if holds_secret(path):
             raise PoolError(
                 f"{field} {scheme}://...@...: a secret in a URI ends up in configs and logs; leave it out "
                 "and give it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the like)"
@@ -108,14 +109,6 @@ def is_store_error(error: BaseException | None) -> bool:
     if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
         return False
     return any(mark in str(error) for mark in _STORES)
-
-
-def _holds_secret(uri: str) -> bool:
-    parts = urlsplit(uri)
-    # A user may be named (gs://anonymous@bucket); what stands behind a colon is a key or password.
-    return ":" in parts.netloc.rpartition("@")[0] or not {"sig", "sas_token"}.isdisjoint(
-        parse_qs(parts.query)
-    )
 
 
 def _impatient(uri: str) -> str:

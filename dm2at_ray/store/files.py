@@ -15,6 +15,7 @@ from pyarrow import fs
 
 from dm2at_ray.errors import RunError
 from dm2at_ray.parquet import ForeignTypeError, open_parquet
+from dm2at_ray.uri import holds_secret
 
 
 class Files:
@@ -37,10 +38,15 @@ class Files:
         """Open the directory at a URI (`s3://bucket/run`) or a local path, which need not exist.
 
         Raises:
-            RunError: No filesystem is known for the URI.
+            RunError: No filesystem is known for the URI, or it has a secret in it.
         """
         if "://" not in uri:
             return cls(fs.LocalFileSystem(), str(Path(uri).absolute()))
+        if holds_secret(uri):
+            raise RunError(
+                f"run directory {uri.partition('://')[0]}://...@...: a secret in a URI ends up in logs; leave it "
+                "out and give it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the like)"
+            )
         try:
             filesystem, path = fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:

@@ -144,3 +144,10 @@ def test_at__refuses_an_unknown_scheme_in_one_line(uri: str) -> None:
     assert str(refused.value).startswith(f"run directory {uri}: ")
     assert str(refused.value).endswith("; give a local path or a URI such as s3://bucket/run")
     assert "\n" not in str(refused.value)
+
+
+def test_at__refuses_a_secret_without_repeating_it() -> None:
+    with pytest.raises(RunError) as refused:
+        Files.at("s3://key:hidden@bucket/run")
+    assert str(refused.value).startswith("run directory s3://...@...: a secret in a URI ends up in logs")
+    assert "hidden" not in str(refused.value)
