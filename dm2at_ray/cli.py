@@ -190,8 +190,7 @@ def status(
     for line in status_lines(found):
         print(line)
     if found["rounds"]:
-        if found["rounds"]:
-            Console().print(rounds_table(found["rounds"]))
+        Console().print(rounds_table(found["rounds"]))
 
 
 @app.command()

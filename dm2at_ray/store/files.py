@@ -44,8 +44,9 @@ class Files:
             return cls(fs.LocalFileSystem(), str(Path(uri).absolute()))
         if holds_secret(uri):
             raise RunError(
-                f"run directory {uri.partition('://')[0]}://...@...: a secret in a URI ends up in logs; leave it "
-                "out and give it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the like)"
+                f"run directory {uri.partition('://')[0]}://...@...: a secret in a URI ends up in logs; leave "
+                "it out and give it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the "
+                "like)"
             )
         try:
             filesystem, path = fs.FileSystem.from_uri(uri)
