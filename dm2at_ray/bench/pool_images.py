@@ -64,15 +64,18 @@ def draw_pictures(ids: np.ndarray, seed: int) -> Pictures:
     drawn = uniform(seed, 0, Stream.AUGMENT, ids, _DRAWS).astype(np.float32)
     texture, grain, rest = np.split(drawn, [_TEXTURE, _TEXTURE + _GRAIN], axis=1)
     labels = (rest[:, 0] * len(CLASSES)).astype(np.int64)
-    pixels = _smooth(texture.reshape(-1, _COARSE, _COARSE, 3))
-    pixels += 0.35 * (_smooth(grain.reshape(-1, _FINE, _FINE, 1)) - 0.5)
+    # The shapes stand out from it: a network learns them from some thousand pictures.
+    pixels = 0.25 + 0.5 * _smooth(texture.reshape(-1, _COARSE, _COARSE, 3))
+    pixels += 0.25 * (_smooth(grain.reshape(-1, _FINE, _FINE, 1)) - 0.5)
     right, down, size, *colour, strength = rest[:, 1:].T[:, :, None, None]
     places = np.linspace(-1, 1, SIZE, dtype=np.float32)
     size = 0.4 + 0.4 * size
     x = (places[None, None, :] - 0.5 * (2 * right - 1)) / size
     y = (places[None, :, None] - 0.5 * (2 * down - 1)) / size
-    inside = _shapes(x, y, labels)[..., None] * (0.55 + 0.4 * strength[..., None])
-    pixels += inside * (np.stack(colour, axis=-1) - pixels)
+    inside = _shapes(x, y, labels)[..., None] * (0.7 + 0.3 * strength[..., None])
+    # Light or dark, so that it is never as the middle of the texture.
+    light = np.stack(colour, axis=-1)
+    pixels += inside * (np.where(light[..., :1] < 0.5, 0.4 * light, 1 - 0.4 * light) - pixels)
     return Pictures((255 * pixels.clip(0, 1)).round().astype(np.uint8), labels)
 
 

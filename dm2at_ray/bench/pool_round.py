@@ -91,6 +91,8 @@ class StageTimes:
     def __init__(self) -> None:
         self.finished: list[tuple[int, str, float, int]] = []
         self._seen: set[tuple[str, int]] = set()
+        # As long as Ray is joined, sys.stdout is another one.
+        self._stream = sys.stdout
 
     def update(self, snapshot: Any) -> None:
         """Take in the stages that have ended since the last time."""
@@ -102,7 +104,7 @@ class StageTimes:
 
     def message(self, text: str) -> None:
         """Say a line."""
-        print(text, flush=True)
+        print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Nothing of it moves."""
