@@ -43,10 +43,10 @@ class Files:
         if "://" not in uri:
             return cls(fs.LocalFileSystem(), str(Path(uri).absolute()))
         if holds_secret(uri):
+            scheme = uri.partition("://")[0]
             raise RunError(
-                f"run directory {uri.partition('://')[0]}://...@...: a secret in a URI ends up in logs; leave "
-                "it out and give it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the "
-                "like)"
+                f"run directory {scheme}://...@...: a secret in a URI ends up in logs; leave it out and give "
+                "it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the like)"
             )
         try:
             filesystem, path = fs.FileSystem.from_uri(uri)
