@@ -96,7 +96,8 @@ class Driver:
         self._test = self._listed("test", sizes["test"])
         while True:
             done = self._run.committed_rounds()
-            self._open_pool(sizes["pool"])
+            round_ = self._run.round(len(done))
+            self._open_pool(sizes["pool"], may_grow=not round_.begun)
             excluded = self._excluded(len(done))
             unlabeled = self._pool.size - len(excluded)
             self._tell_sizes(excluded)
@@ -104,7 +105,8 @@ class Driver:
             if reason is not None:
                 self._journal.close("done", reason=reason)
                 return Ending("done", reason)
-            round_ = self._run.round(len(done))
+            if not round_.begun:
+                round_.begin(self._pool.size)
             if not self._play(round_, excluded):
                 reason = waiting_words(self._run, self._config, round_)
                 self._journal.close("awaiting_labels", round=round_.index, reason=reason)
@@ -293,9 +295,9 @@ class Driver:
             "time": time.time(),
         }
 
-    def _open_pool(self, expected: int) -> None:
-        """The pool as of the next round: images that its source has got since the last one are in it."""
-        before, self._pool = self._pool, self._listed("pool", expected)
+    def _open_pool(self, expected: int, may_grow: bool) -> None:
+        """The pool of a round: a new one has the images that its source has got since the last one."""
+        before, self._pool = self._pool, self._listed("pool", expected, may_grow)
         if self._pool == before:
             return
         if before.size:
@@ -303,10 +305,10 @@ class Driver:
         pool = self._context(0).pool()
         self._set_aside = np.union1d(pool.rejected_ids(), pool.duplicate_ids())
 
-    def _listed(self, split: Any, expected: int) -> SplitSummary:
+    def _listed(self, split: Any, expected: int, may_grow: bool = False) -> SplitSummary:
         """The manifest of a split: built, completed, or as it is there already."""
         summary = summary_of(self._run, split)
-        if summary is not None and not has_grown(self._source, split, summary):
+        if summary is not None and not (may_grow and has_grown(self._source, summary)):
             return summary
         with self._journal.stage(None, f"list {split}") as progress:
             limit = self._config.data.max_rejected_fraction

@@ -58,9 +58,9 @@ def summary_of(run: RunDirectory, split: Split) -> SplitSummary | None:
     return SplitSummary(**files.read_json("summary.json")) if files.exists("summary.json") else None
 
 
-def has_grown(source: SourceSpec, split: Split, summary: SplitSummary) -> bool:
-    """Whether a source that may be added to has more images than its manifest; test images stay the same."""
-    count = open_source(source).count(split) if split == "pool" else None
+def has_grown(source: SourceSpec, summary: SplitSummary) -> bool:
+    """Whether a source that may be added to has more images for the pool than its manifest."""
+    count = open_source(source).count("pool")
     return count is not None and count > summary.size
 
 

@@ -60,6 +60,15 @@ class RoundDirectory:
         return self.files.exists("COMMITTED")
 
     @property
+    def begun(self) -> bool:
+        """Whether the round has begun, on a pool that stays as it is until the round is over."""
+        return self.files.exists("begun.json")
+
+    def begin(self, pool_size: int) -> None:
+        """Note that the round begins, on a pool of so many sample ids."""
+        self.files.write_json("begun.json", {"pool": pool_size})
+
+    @property
     def has_queries(self) -> bool:
         """Whether the round's queries are chosen."""
         return self.files.exists("queries.parquet")
