@@ -12,11 +12,12 @@ import typer
 from rich.console import Console
 
 from dm2at_ray import __version__
-from dm2at_ray.commands import labels, queries
+from dm2at_ray.commands import bench, labels, monitor, queries
 from dm2at_ray.commands.export import export
 from dm2at_ray.commands.interrupts import Interrupted, signals_raise
 from dm2at_ray.commands.pool import pool
 from dm2at_ray.commands.predict import predict
+from dm2at_ray.commands.submit import submit
 from dm2at_ray.errors import UserError
 
 app = typer.Typer(
@@ -26,13 +27,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-bench = typer.Typer(help="Benchmarks to run on your own hardware.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
-monitor = typer.Typer(help="Watch runs by Prometheus and Grafana.", no_args_is_help=True)
-app.add_typer(monitor, name="monitor")
+app.add_typer(bench.app, name="bench")
+app.add_typer(monitor.app, name="monitor")
 app.add_typer(queries.app, name="queries")
 app.add_typer(labels.app, name="labels")
 app.add_typer(pool, name="pool")
+app.command()(submit)
 
 RunDirArgument = Annotated[
     str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
@@ -85,93 +85,6 @@ def run(
         Console().print(rounds_table(result.rounds), round_costs_table(result.rounds), sep="\n")
     report_path = _write_report(result.run_dir)
     print(f"{result.phase}: {result.reason}\nrun directory: {result.run_dir}\nreport: {report_path}")
-
-
-@app.command()
-def submit(
-    config: Annotated[
-        Path, typer.Argument(help="The YAML file of the run, anywhere on this machine.", show_default=False)
-    ],
-    address: Annotated[
-        str,
-        typer.Option(
-            envvar="RAY_API_SERVER_ADDRESS",
-            help="URL of the cluster's dashboard, e.g. http://head:8265.",
-            show_default=False,
-        ),
-    ],
-    run_dir: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="Where the run is kept, as all nodes see it: a URI or an absolute path. runs/NAME of this "
-            "machine if left out, for a cluster on this machine only."
-        ),
-    ] = None,
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", help="Set a field: section.field=value. May be given several times."),
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option(help="Follow the job to its end; --no-wait prints its id and returns 0.")
-    ] = True,
-    submission_id: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="The job's id; made from the run directory and the config if left out."),
-    ] = None,
-    working_dir: Annotated[
-        Path, typer.Option(help="What is sent along, for models of your own; no hidden or ignored files.")
-    ] = Path("."),
-    excludes: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--exclude", help="Leave this out too, a pattern as in .gitignore. May be repeated."),
-    ] = None,
-    python: Annotated[str, typer.Option(help="Python on the cluster's nodes.")] = "python",
-    patience: Annotated[
-        float, typer.Option(min=0, help="Seconds for which the dashboard may be gone before this gives up.")
-    ] = 600.0,
-) -> None:
-    """Submit a run to a Ray cluster by its job API, follow it, and end with the driver's own exit code.
-
-    Submitting the same run again attaches to the job that plays it; where none does any more, a new attempt
-    goes on from the run directory. The exit code is the driver's (0: done or awaiting labels, 1: failed, 2:
-    yours to mend), or 143 where the job was stopped. Ctrl-C leaves the job alone: the same command follows it
-    again. The token is taken as Ray takes it: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or
-    ~/.ray/auth_token. The log goes to stdout, words about the job to stderr.
-
-    The job's command is `python -m dm2at_ray run`, as `dm2at` need not be installed there: the nodes need
-    what this package requires, the code itself is sent. So does
-    `ray job submit --working-dir . -- python -m dm2at_ray run CONFIG --run-dir URI` from a checkout.
-    """
-    from dm2at_ray.config import Config
-
-    # Before Ray is imported, which takes a second.
-    checked = Config.load(config, settings)
-    from dm2at_ray.submission import Submission
-    from dm2at_ray.submission import submit as submit_run
-    from dm2at_ray.submission.job import run_dir_for
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    def emit(text: str) -> None:
-        print(text, end="", flush=True)
-
-    submission = Submission(
-        checked,
-        address.rstrip("/"),
-        run_dir_for(run_dir, checked, address),
-        working_dir,
-        tuple(excludes or ()),
-        submission_id,
-        python,
-    )
-    with signals_raise("a job that was submitted goes on: the same command follows it"):
-        ending = submit_run(submission, wait=wait, emit=emit, say=say, patience=patience)
-    if wait:
-        say(ending.words)
-    else:
-        print(ending.job_id)
-    raise typer.Exit(ending.exit_code)
 
 
 @app.command()
@@ -278,120 +191,6 @@ def show_config() -> None:
     from dm2at_ray.config_help import config_help
 
     print(config_help())
-
-
-@bench.command(
-    "neighbors",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def bench_neighbors(context: typer.Context) -> None:
-    """Time neighbour search beside other libraries on your own hardware; --help lists the options."""
-    from dm2at_ray.bench.neighbors import main as run_benchmark
-
-    raise typer.Exit(run_benchmark(context.args))
-
-
-@bench.command(
-    "train",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def bench_train(context: typer.Context) -> None:
-    """Time clean training, the textbook's FGSM training and ours; --help lists the options."""
-    from dm2at_ray.bench.train import main as run_benchmark
-
-    raise typer.Exit(run_benchmark(context.args))
-
-
-@bench.command(
-    "robustness",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def bench_robustness(context: typer.Context) -> None:
-    """Compare ways of adversarial training under FGSM and PGD; --help lists the options."""
-    from dm2at_ray.bench.robustness import main as run_benchmark
-
-    raise typer.Exit(run_benchmark(context.args))
-
-
-@bench.command(
-    "pool",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def bench_pool(context: typer.Context) -> None:
-    """Play a selection round on a pool of any size and watch its memory; --help lists the options."""
-    from dm2at_ray.bench.pool import main as run_benchmark
-
-    raise typer.Exit(run_benchmark(context.args))
-
-
-@monitor.command("up")
-def monitor_up(
-    run_dirs: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--run-dir",
-            help="A run to watch, begun or not; all in runs/ if left out. May be given several times.",
-        ),
-    ] = None,
-    directory: Annotated[
-        Path, typer.Option(help="Where configuration, data and logs of both are kept.")
-    ] = Path("runs/.monitor"),
-    prometheus: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="The Prometheus to start; the one on the PATH if left out."),
-    ] = None,
-    grafana: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="The Grafana to start; the one on the PATH, if any, if left out."),
-    ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prometheus, on loopback.")] = 9090,
-    grafana_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Grafana, on loopback.")] = 3000,
-    interval: Annotated[int, typer.Option(min=1, help="Seconds between two scrapes.")] = 5,
-) -> None:
-    """Start Prometheus, and Grafana where it is installed, for the runs and the Ray of this machine."""
-    from dm2at_ray.monitor import Settings
-    from dm2at_ray.monitor import monitor as watch
-
-    settings = Settings(
-        directory,
-        tuple(run_dirs or ()),
-        prometheus,
-        grafana,
-        port,
-        grafana_port,
-        interval,
-    )
-    with signals_raise(f"what was measured stays in {directory}"):
-        watch(settings, lambda line: print(line, flush=True))
-
-
-@monitor.command("files")
-def monitor_files(
-    directory: Annotated[
-        Path, typer.Argument(help="Where to write them: deploy in the repository.", show_default=False)
-    ],
-) -> None:
-    """Write Prometheus's configuration and rules, and Grafana's provisioning and dashboards."""
-    from dm2at_ray.monitoring.deploy_files import write_deploy_files
-
-    for path in write_deploy_files(directory):
-        print(path)
-
-
-@monitor.command("preview")
-def monitor_preview(
-    output: Annotated[Path, typer.Argument(help="The picture to write.", show_default=False)],
-    run_name: Annotated[str, typer.Option("--run", help="The run's name.", show_default=False)],
-    prometheus: Annotated[str, typer.Option(help="Where Prometheus answers.")] = "http://127.0.0.1:9090",
-) -> None:
-    """Draw every panel of the dashboards from what a Prometheus has of a run."""
-    from dm2at_ray.monitoring.preview import write_preview
-
-    print(write_preview(prometheus, run_name, output))
 
 
 @app.command()
