@@ -93,6 +93,7 @@ class Driver:
         """
         if not self._run.class_names():
             self._run.write_class_names(class_names)
+        self._listed("pool", sizes["pool"])
         self._test = self._listed("test", sizes["test"])
         while True:
             done = self._run.committed_rounds()
