@@ -1,0 +1,1 @@
+"""The service as seen from a program: its messages, and a client."""
