@@ -12,6 +12,7 @@ from dm2at_ray.service.auth import Auth
 from dm2at_ray.service.control import Control
 from dm2at_ray.service.desks import Desks
 from dm2at_ray.service.events import Events
+from dm2at_ray.service.jobs import Jobs
 from dm2at_ray.service.metrics import ServiceMetrics
 from dm2at_ray.service.pictures import Pictures
 from dm2at_ray.service.runs import Runs
@@ -72,7 +73,7 @@ def make_service(settings: ServiceSettings) -> Service:
         UserError: The tokens cannot be read, or the root of the runs cannot be opened.
     """
     auth = Auth(TokenFile(settings.tokens) if settings.tokens else None)
-    runs = Runs(settings.runs)
+    runs = Runs(settings.runs, Jobs(settings.address) if settings.address else None)
     resources = contextlib.ExitStack()
     cache = settings.cache or Path(
         resources.enter_context(
@@ -82,7 +83,7 @@ def make_service(settings: ServiceSettings) -> Service:
     desks = Desks(cache / "labels", settings.max_open_runs, settings.lease_seconds)
     resources.callback(desks.close)
     control = Control(runs, desks, settings)
-    pictures = Pictures(settings.data_roots, cache / "pictures", settings.cache_bytes)
+    pictures = Pictures(settings.data_roots, cache / "pictures", cache_bytes=settings.cache_bytes)
     resources.callback(pictures.close)
     metrics = ServiceMetrics()
 

@@ -8,7 +8,7 @@ from fastapi import Header
 from starlette.responses import Response
 
 from dm2at_ray.service.parameters import RunInPath, SampleInPath
-from dm2at_ray.service.pictures import PictureFile
+from dm2at_ray.service.pictures import Picture
 from dm2at_ray.service.routing import API, Routes, TheService
 
 routes = Routes("pictures")
@@ -49,7 +49,7 @@ def show_twin(service: TheService, run: RunInPath, sample_id: SampleInPath, know
     return _picture(service.pictures.twin(directory, round_index, sample_id), known)
 
 
-def _picture(found: PictureFile, known: str | None) -> Response:
+def _picture(found: Picture, known: str | None) -> Response:
     headers = {
         "ETag": found.etag,
         "Cache-Control": "private, max-age=31536000, immutable",

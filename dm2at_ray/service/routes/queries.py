@@ -7,7 +7,6 @@ from starlette.responses import Response
 from dm2at_ray.client.schemas import Lease, LeaseRequest, Query, QueryPage, ReleaseRequest, Round
 from dm2at_ray.service.answers import told
 from dm2at_ray.service.parameters import After, Limit, QueryState, RoundInPath, RunInPath, SampleInPath
-from dm2at_ray.service.problems import ProblemError
 from dm2at_ray.service.routing import API, Routes, TheCaller, TheService
 
 routes = Routes("queries")
@@ -43,10 +42,7 @@ def accept_round(
 ) -> Response:
     """Say that the labels that are there suffice for the round."""
     with service.desks.at(service.runs.directory(run)) as desk:
-        desk.accept_partial(round_index, caller.name)
-        accepted = next((each for each in desk.rounds() if each.round == round_index), None)
-    if accepted is None:
-        raise ProblemError("unknown-round", f"run {run}: round {round_index} has no queries")
+        accepted = desk.accept_partial(round_index, caller.name)
     service.control.labels_changed(run)
     return told(accepted)
 
@@ -65,8 +61,15 @@ def show_query(service: TheService, run: RunInPath, sample_id: SampleInPath) -> 
 
 @routes.post(f"{API}/runs/{{run}}/leases", "label", gives=Lease, problems=("unknown-run",))
 def lease_queries(service: TheService, caller: TheCaller, run: RunInPath, wish: LeaseRequest) -> Response:
-    """Open queries that nobody else is given meanwhile: first those that the session has, then the best."""
-    with service.desks.at(service.runs.directory(run)) as desk:
+    """Open queries that nobody else is given meanwhile: first those that the session has, then the best.
+
+    None of a run that was stopped.
+    """
+    directory = service.runs.directory(run)
+    intent = service.runs.intent(run)
+    if intent is not None and intent.wanted == "stopped":
+        return told(Lease(round=None, queries=[], mine=0, retry_seconds=None))
+    with service.desks.at(directory) as desk:
         return told(desk.claim(caller.name, wish.session, wish.count))
 
 

@@ -22,7 +22,7 @@ _CONTROL = ("unknown-run", "wrong-state", "no-cluster")
 def list_runs(service: TheService, after: RunsAfter = None, limit: RunsLimit = 50) -> Response:
     """Some of the runs, by name."""
     names, following = service.runs.page(after, limit)
-    return told(RunPage(runs=[service.runs.summary(name) for name in names], next=following))
+    return told(RunPage(runs=service.runs.summaries(names), next=following))
 
 
 @routes.post(
@@ -92,7 +92,7 @@ def stop_run(service: TheService, caller: TheCaller, run: RunInPath) -> Response
 @routes.get(f"{API}/runs/{{run}}/config", "read", gives="text/yaml", problems=("unknown-run", "not-there"))
 def run_config(service: TheService, run: RunInPath) -> Response:
     """The config that a run was begun with, as YAML."""
-    return Response(service.runs.config(run), media_type="text/yaml")
+    return Response(service.runs.config_yaml(run), media_type="text/yaml")
 
 
 @routes.get(f"{API}/runs/{{run}}/rounds", "read", gives=RoundPage, problems=_NOT_THERE)
