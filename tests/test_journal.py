@@ -186,7 +186,7 @@ def test_stage__tells_in_status_json_how_far_it_is(run: RunDirectory, hasty: Jou
         progress(3, 8)
         wait_until(lambda: run.status()["done"] == 3)
         told = run.status()
-        assert (told["phase"], told["stage"], told["total"], told["unit"]) == ("training", "train", 8, "steps")
+        assert (told["phase"], told["stage"], told["done"], told["total"]) == ("training", "train", 3, 8)
         assert told["time"] > began["time"]
     with hasty.stage(run.round(1), "evaluate"):
         assert (run.status()["done"], run.status()["unit"]) == (0, "images"), "nothing of the stage before"
