@@ -55,7 +55,7 @@ class OpenDesks(Protocol):
 class Control:
     """Has runs play, rest and end on the Ray cluster; safe to use from any thread.
 
-    A context: inside it a thread finishes what another server, or this one, has begun and not finished.
+    A thread finishes what this server or another one has begun and not finished, from `start_sweeping` on.
 
     Args:
         runs: The runs, which know the cluster's jobs.
@@ -77,12 +77,13 @@ class Control:
         self._locks: weakref.WeakValueDictionary[str, _RunLock] = weakref.WeakValueDictionary()
         self._reconciler = Reconciler(self.carry_on, self._names, settings.sweep_seconds)
 
-    def __enter__(self) -> Control:
+    def start_sweeping(self) -> None:
+        """Look over all runs now, and from time to time."""
         if self._runs.jobs is not None:
             self._reconciler.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the sweeps; jobs go on."""
         self._reconciler.close()
 
     def start(self, request: RunRequest, who: str) -> bool:
@@ -134,7 +135,7 @@ class Control:
         """End a run's job, for now: labels are taken, and nothing starts by itself until it is resumed.
 
         Raises:
-            ProblemError: `unknown-run`, `wrong-state`, or `unreachable`: it is ended when the cluster answers.
+            ProblemError: `unknown-run`, `wrong-state`, or `unreachable`: it is ended once that answers.
         """
         self._rest(name, "paused", who)
 
@@ -142,7 +143,7 @@ class Control:
         """End a run's job, and hand out none of its queries any more, until it is resumed.
 
         Raises:
-            ProblemError: `unknown-run`, `wrong-state`, or `unreachable`: it is ended when the cluster answers.
+            ProblemError: `unknown-run`, `wrong-state`, or `unreachable`: it is ended once that answers.
         """
         self._rest(name, "stopped", who)
 
