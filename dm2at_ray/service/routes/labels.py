@@ -9,6 +9,7 @@ from dm2at_ray.service.answers import told
 from dm2at_ray.service.parameters import After, Limit, RunInPath, SampleWanted
 from dm2at_ray.service.problems import ProblemError
 from dm2at_ray.service.routing import API, Routes, TheCaller, TheService
+from dm2at_ray.service.standing import has_enough
 
 routes = Routes("labels")
 
@@ -38,7 +39,7 @@ def post_labels(service: TheService, caller: TheCaller, run: RunInPath, given: A
             add_classes=given.add_classes,
         )
     service.metrics.answered(report.outcomes)
-    if report.round is None or report.round.answered >= report.round.needed:
+    if has_enough(report.round):
         service.control.labels_changed(run)
     return told(report)
 
