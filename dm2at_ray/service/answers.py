@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -35,6 +36,7 @@ _KINDS: Sequence[tuple[type[UserError], str]] = (
 _OF_STATUS = {404: "unknown-path", 405: "wrong-method", 413: "too-large"}
 _MOST_FIELDS = 20
 _LONGEST_WORDS = 300
+_LAST_FRAMES = 12
 
 
 def told(message: Message, status: int = 200) -> Response:
@@ -49,9 +51,7 @@ def problem(scope: Scope, error: Exception) -> Response:
     """The answer that an exception becomes: one line for who asked, the rest for the log."""
     found = _as_problem(error)
     if found.status >= 500:
-        logger.error(
-            "%s %s: %s", scope.get("method"), path_of(scope), found, exc_info=_unless_expected(error)
-        )
+        logger.error("%s %s: %s%s", scope.get("method"), path_of(scope), found, _traceback(error))
     headers = dict(_HEADERS.get(found.kind, {}))
     if isinstance(error, HTTPException):
         headers.update(error.headers or {})
@@ -124,6 +124,8 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def _unless_expected(error: Exception) -> Exception | None:
-    """A traceback is of use where nobody foresaw the error."""
-    return None if isinstance(error, UserError) else error
+def _traceback(error: Exception) -> str:
+    """Where nobody foresaw the error: the end of its way, which all requests begin alike."""
+    if isinstance(error, UserError):
+        return ""
+    return "\n" + "".join(traceback.format_exception(error, limit=-_LAST_FRAMES)).rstrip()

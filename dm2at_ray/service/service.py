@@ -11,6 +11,7 @@ from dm2at_ray.client.schemas import RunStatus
 from dm2at_ray.service.auth import Auth
 from dm2at_ray.service.control import Control
 from dm2at_ray.service.desks import Desks
+from dm2at_ray.service.downloads import Reports
 from dm2at_ray.service.events import Events
 from dm2at_ray.service.jobs import Jobs
 from dm2at_ray.service.metrics import ServiceMetrics
@@ -31,6 +32,7 @@ class Service:
         desks: Queries and labels of runs.
         control: Jobs of runs.
         pictures: Pictures of samples.
+        reports: Of runs, made once for what there is.
         metrics: Of the service itself.
         events: Those who watch runs.
         resources: What is closed in the end.
@@ -42,6 +44,7 @@ class Service:
     desks: Desks
     control: Control
     pictures: Pictures
+    reports: Reports
     metrics: ServiceMetrics
     events: Events
     resources: contextlib.ExitStack
@@ -85,6 +88,8 @@ def make_service(settings: ServiceSettings) -> Service:
     control = Control(runs, desks, settings)
     pictures = Pictures(settings.data_roots, cache / "pictures", cache_bytes=settings.cache_bytes)
     resources.callback(pictures.close)
+    reports = Reports(settings.data_roots, cache / "pictures")
+    resources.callback(reports.close)
     metrics = ServiceMetrics()
 
     def status(name: str) -> bytes:
@@ -92,5 +97,5 @@ def make_service(settings: ServiceSettings) -> Service:
 
     events = Events(status, settings)
     metrics.watch_subscribers(lambda: events.subscribers)
-    service = Service(settings, auth, runs, desks, control, pictures, metrics, events, resources)
+    service = Service(settings, auth, runs, desks, control, pictures, reports, metrics, events, resources)
     return service
