@@ -89,7 +89,15 @@ class World:
     def says(self, phase: str, **facts: Any) -> None:
         """Have the driver say so."""
         RunDirectory(str(self.folder / "mine")).write_status(
-            {"phase": phase, "round": 0, "stage": "", "labeled": 0, "pool": 1437, "time": time.time(), **facts}
+            {
+                "phase": phase,
+                "round": 0,
+                "stage": "",
+                "labeled": 0,
+                "pool": 1437,
+                "time": time.time(),
+                **facts,
+            }
         )
 
     def awaits(self, **facts: Any) -> None:
