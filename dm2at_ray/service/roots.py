@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from dm2at_ray.service.problems import ProblemError
+from dm2at_ray.store import RunDirectory
 from dm2at_ray.uri import absolute_uri
 
 
@@ -70,6 +72,16 @@ class Roots:
         places = [_remote(scheme, rest.partition("/")[0], rest.partition("/")[2], "")]
         roots = [_Place(root.where, (), root.path) for root in self._places]
         return all(place is not None and any(root.holds(place) for root in roots) for place in places)
+
+
+def require_own(run: RunDirectory, name: str) -> None:
+    """Insist that a file of a run directory is its own, and no link to another place.
+
+    Raises:
+        ProblemError: `outside-roots`.
+    """
+    if not Roots([run.uri]).hold_file(f"{run.uri.rstrip('/')}/{name}"):
+        raise ProblemError("outside-roots", f"{name} of run {run.name} is a link that leads out of the run")
 
 
 def _places(uri: str) -> list[_Place]:
