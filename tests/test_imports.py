@@ -110,6 +110,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": {"algorithm", "neighbors", "models", "training", "pool", "store", "config", "config_sections"},
     "store": {"config", "models", "parquet", "uri"},
     "labeling": {"store", "pool", "parquet", "uri"},
+    "client": set(),
+    "service": {"client", "labeling", "oracles", "pool", "store"},
     "pool": {"algorithm", "parquet", "uri"},
     "parquet": set(),
     "bench": {"algorithm", "neighbors", "models", "training", "pool", "stages", ROOT},
@@ -129,6 +131,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 KNOW_NO_RAY = {
     "algorithm",
     "bench",
+    "client",
     "neighbors",
     "models",
     "training",
