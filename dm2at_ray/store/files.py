@@ -120,10 +120,10 @@ class Files:
         """Read a JSON file."""
         return json.loads(self.read_bytes(name))
 
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file atomically."""
+    def write_table(self, name: str, table: pa.Table, group_rows: int | None = None) -> None:
+        """Write a Parquet file atomically, in row groups of so many rows; as Arrow likes if left out."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
+        pq.write_table(table, sink, row_group_size=group_rows)
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
