@@ -330,9 +330,9 @@ def test_desk__python_s_memory_does_not_grow_with_queries_or_labels(tmp_path: Pa
         desk = Desk(run, tmp_path / f"{count}.sqlite")
         desk.look()
         tracemalloc.reset_peak()
-        for begin in range(0, count, 50):
-            queries = desk.claim("ann", "window", 50).queries
-            assert [query.sample_id for query in queries] == list(range(begin, begin + 50))
+        for begin in range(0, count, 100):
+            queries = desk.claim("ann", "window", 100).queries
+            assert [query.sample_id for query in queries] == list(range(begin, begin + 100))
             desk.answer("ann", answers({query.sample_id: "cat" for query in queries}), session="window")
         peaks.append(tracemalloc.get_traced_memory()[1])
         gc.collect()
