@@ -55,7 +55,7 @@ class ServerProcess:
             raise AssertionError(
                 f"the server does not say that it listens: {''.join(self._errors)}"
             ) from None
-        found = re.search(r"http://([\d.]+):(\d+)$", self.first_line)
+        found = re.search(r"http://\[?([\d.:]+?)\]?:(\d+)$", self.first_line)
         assert found is not None, (self.first_line, self._errors)
         self.url, self._host, self._port = found[0], found[1], int(found[2])
         return self
