@@ -104,7 +104,7 @@ def play(
     wanted = {"name": NAME, "config": yaml.safe_dump({**CONFIG, "data": data})}
     created = olga.answer("/runs", "POST", wanted), olga.answer("/runs", "POST", wanted)
     with Follower(olga) as follower:
-        follower.wait("round 0", SECONDS, state="awaiting_labels", round=0)
+        follower.wait("round 0", SECONDS, awaiting=0)
         # Two people label some; then the server dies in the moment in which a label is acknowledged.
         ann.label(10)
         for query in bob.lease(10)["queries"][:-1]:
@@ -121,8 +121,9 @@ def play(
         follower.wait("round 0's training", SECONDS, state="running", stage="train")
         paused = olga.ask(f"/runs/{NAME}/pause", "POST")
         assert paused["state"] == "paused"
+        follower.wait("the pause", SECONDS, state="paused")
         olga.ask(f"/runs/{NAME}/resume", "POST")
-        follower.wait("round 1", SECONDS, state="awaiting_labels", round=1)
+        follower.wait("round 1", SECONDS, awaiting=1)
         with labeling_at_once([ann, bob], SECONDS):
             pass
         follower.wait("the end", SECONDS, state="done")
