@@ -17,6 +17,7 @@ from dm2at_ray.commands.export import export
 from dm2at_ray.commands.interrupts import Interrupted, signals_raise
 from dm2at_ray.commands.pool import pool
 from dm2at_ray.commands.predict import predict
+from dm2at_ray.commands.serve import serve, token
 from dm2at_ray.commands.submit import submit
 from dm2at_ray.errors import UserError
 
@@ -33,6 +34,8 @@ app.add_typer(queries.app, name="queries")
 app.add_typer(labels.app, name="labels")
 app.add_typer(pool, name="pool")
 app.command()(submit)
+app.command()(serve)
+app.add_typer(token, name="token")
 
 RunDirArgument = Annotated[
     str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
