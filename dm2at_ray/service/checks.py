@@ -14,6 +14,8 @@ from dm2at_ray.uri import holds_secret
 
 LONGEST_DETAIL = 2000
 """Characters of an answer; a refused value may be as long as the request."""
+DEEPEST = 20
+"""Levels of a YAML text; what it takes to read one grows with their square."""
 
 
 class ConfigChecks:
@@ -39,6 +41,9 @@ class ConfigChecks:
             config = Config.from_mapping({**values, "name": name})
         except ConfigError as error:
             raise ProblemError("bad-config", _bounded(error)) from None
+        except ValueError:
+            # Python shows no number of more than 4,300 digits, not even to refuse it.
+            raise ProblemError("bad-config", "config: has a number of thousands of digits") from None
         self.check(config)
         try:
             check_alone(config)
@@ -101,14 +106,11 @@ class ConfigChecks:
 def _mapping(text: str) -> dict[str, object]:
     """The sections of a YAML text, without aliases: a few lines of those stand for gigabytes."""
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ProblemError("bad-config", "config: has a YAML alias (*name); write the value out")
+        _check_shape(text)
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise ProblemError("bad-config", _bounded(f"config: not valid YAML ({reason}); mend it")) from None
-    except RecursionError:
-        raise ProblemError("bad-config", "config: not valid YAML (nested too deeply); mend it") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -116,6 +118,16 @@ def _mapping(text: str) -> dict[str, object]:
             "bad-config", "config: not a mapping of sections; see configs/quickstart.yaml for one"
         )
     return values
+
+
+def _check_shape(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ProblemError("bad-config", "config: has a YAML alias (*name); write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ProblemError("bad-config", "config: nested too deeply; a config has two levels")
 
 
 def _bounded(words: object) -> str:

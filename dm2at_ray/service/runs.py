@@ -311,13 +311,18 @@ class Runs:
         if not self._is_inside(name):
             return False
         paths = [self._files.path(f"{name}/{file}") for file in (CONFIG_FILE, INTENT_FILE)]
+        if self._files.local_root is not None:
+            # A folder that may not be read is nobody's run, and no reason to show none.
+            return any(map(os.path.isfile, paths))
         return any(info.type == fs.FileType.File for info in self._files.filesystem.get_file_info(paths))
 
     def _is_inside(self, name: str) -> bool:
-        root = self._files.local_root
-        if root is None:
+        path = self._files.path(name)
+        if self._files.local_root is None or not os.path.islink(path):
             return True
-        return Path(root, name).resolve().parent == root.resolve()
+        real = os.path.realpath(path)
+        # What is still a link leads in a circle.
+        return os.path.dirname(real) == os.path.realpath(self._files.root) and not os.path.islink(real)
 
 
 def awaiting_words(round_: Round) -> str:
