@@ -24,7 +24,7 @@ from dm2at_ray.errors import UserError
 from dm2at_ray.service import routes
 from dm2at_ray.service.answers import problem
 from dm2at_ray.service.docs import docs_page
-from dm2at_ray.service.limits import BodyLimit, OwnHostOnly, Problems, SecurityHeaders
+from dm2at_ray.service.limits import BodyLimit, OwnHostOnly, PlainPaths, Problems, SecurityHeaders
 from dm2at_ray.service.metrics import Measured
 from dm2at_ray.service.routes.page import FRESH, PAGE
 from dm2at_ray.service.service import Service, make_service
@@ -83,7 +83,7 @@ def _layers(service: Service) -> list[Middleware]:
     ]
     if not service.auth.is_on:
         layers.append(Middleware(OwnHostOnly))
-    return [*layers, Middleware(BodyLimit, most=settings.max_body_bytes)]
+    return [*layers, Middleware(PlainPaths), Middleware(BodyLimit, most=settings.max_body_bytes)]
 
 
 @contextlib.asynccontextmanager

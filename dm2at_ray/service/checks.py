@@ -6,7 +6,6 @@ import yaml
 
 from dm2at_ray.config import Config
 from dm2at_ray.errors import ConfigError, UserError
-from dm2at_ray.preflight import check_alone
 from dm2at_ray.service.problems import ProblemError
 from dm2at_ray.service.roots import Roots
 from dm2at_ray.service.settings import is_loopback
@@ -46,6 +45,9 @@ class ConfigChecks:
             raise ProblemError("bad-config", "config: has a number of thousands of digits") from None
         self.check(config)
         try:
+            # It loads Ray Train and torch's compiler: seconds, and a quarter of a gigabyte.
+            from dm2at_ray.preflight import check_alone
+
             check_alone(config)
         except UserError as error:
             raise ProblemError("bad-config", _bounded(error)) from None

@@ -111,6 +111,20 @@ class BodyLimit:
         return HTTPException(413, f"the request has more than {self._most:,} bytes; send it in several parts")
 
 
+class PlainPaths:
+    """Takes no path with a slash or a backslash hidden in one of its parts: a layer around an app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        raw = scope.get("raw_path", b"").lower()
+        if b"%2f" in raw or b"%5c" in raw:
+            raise HTTPException(404)
+        await self._app(scope, receive, send)
+
+
 class OwnHostOnly:
     """Keeps other pages' scripts out where no token does: a layer around an app.
 

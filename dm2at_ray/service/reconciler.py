@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 MOST_AWAITED = 1000
 """Runs to look at soon; further ones wait for the next sweep."""
+CLOSE_SECONDS = 5.0
 SHARE_OF_TIME = 0.05
 """Of the time, at most so much goes to sweeps, however many runs there are."""
 
@@ -44,12 +45,12 @@ class Reconciler:
         self._thread.start()
 
     def close(self) -> None:
-        """End; a run that is being looked at is looked at to the end."""
+        """End; a look that takes long is left alone, and done again by the next server."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def soon(self, name: str, seconds: float = 0.0) -> None:
         """Have a run looked at; a run that is waited for already keeps the earlier time."""

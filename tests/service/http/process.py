@@ -14,8 +14,8 @@ import threading
 from types import TracebackType
 from typing import Any
 
-START_SECONDS = 60
-END_SECONDS = 30
+START_SECONDS = 120
+END_SECONDS = 60
 
 
 class ServerProcess:
@@ -52,8 +52,10 @@ class ServerProcess:
             self.first_line = self._lines.get(timeout=START_SECONDS).rstrip("\n")
         except queue.Empty:
             self.kill()
-            raise AssertionError(f"the server does not say that it listens: {''.join(self._errors)}") from None
-        found = re.search(r"http://([\d.]+):(\d+)$", self.first_line)
+            raise AssertionError(
+                f"the server does not say that it listens: {''.join(self._errors)}"
+            ) from None
+        found = re.search(r"http://\[?([\d.:]+?)\]?:(\d+)$", self.first_line)
         assert found is not None, (self.first_line, self._errors)
         self.url, self._host, self._port = found[0], found[1], int(found[2])
         return self

@@ -82,7 +82,7 @@ def test_revoke_token__takes_out_one(tmp_path: Path) -> None:
         new_token(path, name, "label")
     revoke_token(path, "ann")
     assert [token.name for token in read_tokens(path)] == ["bob"]
-    with pytest.raises(ConfigError, match="token ann: .* has none of this name"):
+    with pytest.raises(ConfigError, match=r"token ann: .* has none of this name"):
         revoke_token(path, "ann")
 
 
