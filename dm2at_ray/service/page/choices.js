@@ -187,6 +187,7 @@ export class Choices {
     for (const [name, button] of this.#buttons) {
       button.hidden = isPutAway && !meant.has(name);
       button.classList.toggle("dim", isNarrowed && !meant.has(name));
+      button.classList.toggle("meant", isNarrowed && meant.has(name));
       button.classList.toggle("marked", isNarrowed && name === this.#meant[this.#marked]);
       const digit = digits.get(name) ?? "";
       const key = /** @type {HTMLElement} */ (button.firstElementChild);

@@ -17,6 +17,7 @@ from dm2at_ray.service.auth import LOOK_SECONDS
 from dm2at_ray.service.tokens import new_token, revoke_token
 
 from ..http.process import ServerProcess
+from .mortal import MortalService
 from .waiting_run import WaitingRun, make_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -94,3 +95,18 @@ def visit(browser: Any, place: Place) -> Iterator[Callable[..., Visitor]]:
         yield arrive
         for person in people:
             person.check()
+
+
+@pytest.fixture(scope="session")
+def its_grave(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalService]:
+    service = MortalService(tmp_path_factory.mktemp("mortal"))
+    yield service
+    service.kill()
+
+
+@pytest.fixture
+def mortal(its_grave: MortalService) -> MortalService:
+    """A service that lives, whatever became of it in the test before."""
+    if not its_grave.is_alive:
+        its_grave.start()
+    return its_grave

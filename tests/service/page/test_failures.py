@@ -3,75 +3,16 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import pytest
 from playwright.sync_api import expect
 
-from ..http.process import ServerProcess
 from .conftest import Place
+from .mortal import LEASE_SECONDS, MortalService
 from .visitor import PICTURE, WAIT_MS, Visitor
-from .waiting_run import WaitingRun, make_run
 
-LEASE_SECONDS = 3
 SLOW_MS = 60_000
 """A service needs its time to start on a busy machine."""
-
-
-class MortalService:
-    """A service on one port, to be killed and started again.
-
-    Args:
-        folder: Of the runs.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: ServerProcess | None = None
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it runs."""
-        return self.process is not None and self.process.process.poll() is None
-
-    def start(self) -> None:
-        """Start it; it asks for no tokens."""
-        self.process = ServerProcess(
-            "--runs", self.folder, "--port", self.port, "--lease-seconds", LEASE_SECONDS
-        )
-        self.process.__enter__()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self.process is not None:
-            self.process.kill()
-
-    def new_run(self, **options: Any) -> WaitingRun:
-        """A run on the digits of its own."""
-        name = f"digits-{len(list(self.folder.iterdir()))}"
-        return make_run(str(self.folder / name), {"source": "digits"}, **options)
-
-
-@pytest.fixture(scope="module")
-def its_grave(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalService]:
-    service = MortalService(tmp_path_factory.mktemp("mortal"))
-    yield service
-    service.kill()
-
-
-@pytest.fixture
-def mortal(its_grave: MortalService) -> MortalService:
-    """A service that lives, whatever became of it in the test before."""
-    if not its_grave.is_alive:
-        its_grave.start()
-    return its_grave
 
 
 def test_failures__a_killed_service_costs_no_answer_and_doubles_none(
@@ -134,7 +75,7 @@ def test_failures__the_page_follows_a_service_that_was_away(
 def test_failures__pictures_of_who_went_away_go_to_others_and_nobody_else(
     mortal: MortalService, visit: Callable[..., Visitor]
 ) -> None:
-    run = mortal.new_run.asked=3)
+    run = mortal.new_run(asked=3)
     gone, stays = visit(mortal.url), visit(mortal.url)
     gone.label_run(run.directory.name)
     first = gone.sample

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import safetensors.torch
 
 from dm2at_ray.config import Config
 from dm2at_ray.labeling import LabelBook
+from dm2at_ray.models.spec import ModelSpec
 from dm2at_ray.pool import check_part, open_source, part_name
 from dm2at_ray.source_spec import source_spec
 from dm2at_ray.store import RunDirectory
@@ -57,6 +59,11 @@ class WaitingRun:
         """Have somebody answer samples of the round elsewhere, rightly."""
         _answer(self, self.round, ids)
 
+    def say(self, sample_id: int, label: str) -> None:
+        """Have somebody else say something of a sample of the round."""
+        table = pa.table({"sample_id": [sample_id], "label": [label], "round": [self.round]})
+        LabelBook(self.directory).append(table, "max")
+
     def next_round(self, asked: int) -> WaitingRun:
         """Commit the round and have the next one await labels, as a driver does."""
         self.directory.round(self.round).write_metrics(_metrics(self.round, 100, len(self.truth)))
@@ -84,6 +91,7 @@ def make_run(
     asked: int = 12,
     sufficient: float = 1.0,
     twins: bool = True,
+    trained: bool = False,
 ) -> WaitingRun:
     """Write a run directory.
 
@@ -96,6 +104,7 @@ def make_run(
         asked: Queries of the round that awaits labels.
         sufficient: Share of them that must be answered.
         twins: Whether the queries have adversarial twins.
+        trained: Whether the final rounds have models.
     """
     directory = RunDirectory(uri)
     config = Config.from_mapping(
@@ -119,6 +128,8 @@ def make_run(
         own = chosen[labeled * index :][:labeled]
         _ask(run, index, own)
         _answer(run, index, own)
+        if trained:
+            _write_model(run, index, size, channels)
         directory.round(index).write_metrics(_metrics(index, labeled * (index + 1), len(truth)))
         directory.round(index).commit()
     _ask(run, committed, run.asked)
@@ -178,6 +189,12 @@ def _write_twins(run: WaitingRun, images: np.ndarray) -> None:
         "image": pa.FixedShapeTensorArray.from_numpy_ndarray(moved),
     }
     run.directory.round(run.round).write_adversarial(0, pa.table(table))
+
+
+def _write_model(run: WaitingRun, index: int, size: int, channels: int) -> None:
+    spec = ModelSpec("small_cnn", num_classes=len(run.classes), channels=channels, image_size=size)
+    state = {name: tensor.contiguous() for name, tensor in spec.build(seed=index).state_dict().items()}
+    run.directory.round(index).write_model(safetensors.torch.save(state), spec, {})
 
 
 def _metrics(index: int, labeled: int, size: int) -> dict[str, Any]:
