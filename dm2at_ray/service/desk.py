@@ -112,7 +112,7 @@ class Desk:
         """How many answers of the awaiting round came from somebody."""
         self.look()
         with self._index.reading() as db:
-            return pages.answers_from(db, labeler)
+            return pages.answers_from(db, labeler, pages.open_round(db))
 
     def queries(
         self, round_index: int, state: pages.State = "all", after: int | None = None, limit: int = 100
@@ -154,7 +154,7 @@ class Desk:
             if not queries and round_.answered < round_.asked:
                 end = leases.first_end(db, index) or now
                 retry = min(max(1.0, end - now), _LONGEST_RETRY)
-            mine = pages.answers_from(db, labeler)
+            mine = pages.answers_from(db, labeler, index)
         return Lease(round=round_, queries=queries, mine=mine, retry_seconds=retry)
 
     def release(self, labeler: str, session: str, sample_ids: Sequence[int] | None = None) -> None:
@@ -317,7 +317,7 @@ class Desk:
                         outcomes=[each.outcome for each in own],
                         written=sum(each.is_written for each in own),
                         round=round_,
-                        mine=pages.answers_from(db, request.labeler),
+                        mine=pages.answers_from(db, request.labeler, round_.round if round_ else None),
                     )
                 )
         return reports

@@ -6,6 +6,12 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
+LEASED = (
+    "SELECT count(*) FROM queries INDEXED BY leases_by_end "
+    "WHERE session IS NOT NULL AND until > ? AND queries.round = rounds.round"
+)
+"""How many queries of a round somebody has before them at a time."""
+
 
 def claim(
     db: sqlite3.Connection, round_index: int, holder: tuple[str, str], count: int, now: float, until: float
@@ -45,16 +51,6 @@ def release(db: sqlite3.Connection, holder: tuple[str, str], sample_ids: Sequenc
     else:
         named = "session = ? AND labeler = ? AND sample_id IN (SELECT value FROM json_each(?))"
         _free(db, "held_queries", named, (*holder, json.dumps(list(sample_ids))))
-
-
-def leased(db: sqlite3.Connection, round_index: int, now: float) -> int:
-    """How many queries of a round somebody has before them."""
-    (count,) = db.execute(
-        "SELECT count(*) FROM queries INDEXED BY leases_by_end "
-        "WHERE session IS NOT NULL AND until > ? AND round = ?",
-        (now, round_index),
-    ).fetchone()
-    return count
 
 
 def first_end(db: sqlite3.Connection, round_index: int) -> float | None:

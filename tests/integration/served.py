@@ -139,15 +139,15 @@ class Follower:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def wait(self, what: str, seconds: float, **wanted: object) -> dict[str, Any]:
-        """Wait until the latest status has these fields."""
+    def wait(self, what: str, seconds: float, **wanted: object) -> None:
+        """Wait until the latest status has these fields; `awaiting` is the number of the round."""
 
-        def look() -> dict[str, Any] | None:
-            last = self.heard[-1] if self.heard else {}
-            assert last.get("state") != "failed", last
-            return last if wanted.items() <= last.items() else None
+        def look() -> bool:
+            last = self.heard[-1] if self.heard else {"state": "", "awaiting": None}
+            assert last["state"] != "failed", last
+            return wanted.items() <= {**last, "awaiting": (last["awaiting"] or {}).get("round")}.items()
 
-        return wait_for(f"{what} ({self.heard[-1:]})", look, seconds)
+        wait_for(what, look, seconds)
 
     @property
     def states(self) -> list[str]:

@@ -104,7 +104,7 @@ def play(
     wanted = {"name": NAME, "config": yaml.safe_dump({**CONFIG, "data": data})}
     created = olga.answer("/runs", "POST", wanted), olga.answer("/runs", "POST", wanted)
     with Follower(olga) as follower:
-        follower.wait("round 0", SECONDS, state="awaiting_labels", round=0)
+        follower.wait("round 0", SECONDS, awaiting=0)
         # Two people label some; then the server dies in the moment in which a label is acknowledged.
         ann.label(10)
         for query in bob.lease(10)["queries"][:-1]:
@@ -121,8 +121,9 @@ def play(
         follower.wait("round 0's training", SECONDS, state="running", stage="train")
         paused = olga.ask(f"/runs/{NAME}/pause", "POST")
         assert paused["state"] == "paused"
+        follower.wait("the pause", SECONDS, state="paused")
         olga.ask(f"/runs/{NAME}/resume", "POST")
-        follower.wait("round 1", SECONDS, state="awaiting_labels", round=1)
+        follower.wait("round 1", SECONDS, awaiting=1)
         with labeling_at_once([ann, bob], SECONDS):
             pass
         follower.wait("the end", SECONDS, state="done")
@@ -149,7 +150,8 @@ def test_start__is_one_run_however_often_it_is_posted(played: Played) -> None:
 def test_jobs__are_one_for_each_step_and_one_for_the_resume(played: Played) -> None:
     jobs = played.cluster.jobs(f"dm2at-{NAME}-")
     assert [job.split("-")[3:] for job in jobs] == [[], ["2"], ["3"], ["4"]]
-    assert sorted(jobs.values())[:1] == ["STOPPED"]
+    # The last one may be on its way out.
+    assert list(jobs.values())[:3] == ["SUCCEEDED", "STOPPED", "SUCCEEDED"]
     assert played.caller.status()["job"] == max(jobs)
 
 

@@ -26,9 +26,9 @@ class Doubler:
         return [ValueError(f"{number} is odd") if number % 2 else 2 * number for number in numbers]
 
 
-def test_commit__those_who_wait_are_served_together(most: int = 256) -> None:
+def test_commit__those_who_wait_are_served_together() -> None:
     doubler = Doubler()
-    commit: GroupCommit[int, int] = GroupCommit(doubler, most)
+    commit: GroupCommit[int, int] = GroupCommit(doubler)
     results: dict[int, int] = {}
 
     def ask(number: int) -> None:
