@@ -1,6 +1,10 @@
 import { Store } from "./storage.js";
 
-/** @typedef {{signal?: AbortSignal, keepalive?: boolean, priority?: RequestPriority}} Options */
+/**
+ * `limit`: milliseconds to wait for an answer.
+ *
+ * @typedef {{signal?: AbortSignal, keepalive?: boolean, priority?: RequestPriority, limit?: number}} Options
+ */
 
 const TOKEN = "dm2at.token";
 const ANSWER_MS = 20_000;
@@ -96,7 +100,13 @@ export class Api {
    * @returns {Promise<any>}
    */
   async post(path, body, options = {}) {
-    const response = await this.#send("POST", path, ANSWER_MS, options, JSON.stringify(body ?? {}));
+    const response = await this.#send(
+      "POST",
+      path,
+      options.limit ?? ANSWER_MS,
+      options,
+      JSON.stringify(body ?? {}),
+    );
     return response.status === 204 ? null : whole(response.json(), options.signal);
   }
 
