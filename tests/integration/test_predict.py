@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from dm2at_ray.store import RunDirectory
+from dm2at_ray.store.lease import LEASE_FILE
 
 from .commands import Command, wait_for
 
@@ -140,8 +142,17 @@ def test_predict__goes_on_after_a_kill(
     out = tmp_path / "out"
     with Command("predict", *arguments, folder=tmp_path, address=ray_address) as command:
         wait_for("a few parts", lambda: len(list(out.glob("part-*.parquet"))) >= 3, SECONDS)
+        with Command("predict", *arguments, folder=tmp_path, address=ray_address) as second:
+            assert second.end(SECONDS) == 2
+            assert re.fullmatch(
+                rf"OUT {out}: process {command.process.pid} on .* predicts into it \(seen \d+ s ago\); "
+                r"wait for it, end it, or give another place\n",
+                second.stderr,
+            )
+        assert command.process.poll() is None
         os.kill(command.process.pid, signal.SIGKILL)
         command.process.wait(timeout=10)
+    assert (out / LEASE_FILE).exists()
     kept = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     assert 3 <= len(kept) < 29
     assert not json.loads((out / "predict.json").read_text())["complete"]
