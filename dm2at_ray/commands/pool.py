@@ -184,8 +184,9 @@ def _request(
     channels: int | None = None,
 ) -> Request:
     from dm2at_ray.errors import PoolError
-    from dm2at_ray.pool.named import absolute, source_named
+    from dm2at_ray.pool.named import source_named
     from dm2at_ray.pool_build import Request
+    from dm2at_ray.uri import absolute_uri
 
     *texts, out = paths
     if not texts:
@@ -205,7 +206,7 @@ def _request(
         "class_names": None if class_names is None else tuple(class_names.split(",")),
     }
     specs = tuple(source_named(text, **fields) for text in texts)
-    return Request(absolute(out), specs, "test" if split == "test" else "pool", image_size, channels)
+    return Request(absolute_uri(out), specs, "test" if split == "test" else "pool", image_size, channels)
 
 
 def _facts(catalog: Catalog) -> dict[str, Any]:

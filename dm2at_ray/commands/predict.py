@@ -74,11 +74,11 @@ def predict(
     """
     from dm2at_ray.monitoring.predictions import prediction_lines, predictions_table
     from dm2at_ray.monitoring.progress import make_progress
-    from dm2at_ray.prediction_source import parse_source
+    from dm2at_ray.pool.named import kind_and_path
     from dm2at_ray.run_prediction import Request, predict_source
     from dm2at_ray.uri import absolute_uri
 
-    run_dir, (said_kind, path) = absolute_uri(run_dir), parse_source(source)
+    run_dir, (said_kind, path) = absolute_uri(run_dir), kind_and_path(source)
     request = Request(
         path,
         absolute_uri(out),

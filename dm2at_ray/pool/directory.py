@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from dm2at_ray.atomic_output import open_output
 from dm2at_ray.errors import PoolError
 from dm2at_ray.parquet import open_parquet
 from dm2at_ray.pool.catalog import Catalog
 from dm2at_ray.pool.fetch import store_error
 from dm2at_ray.pool.location import Location, is_store_error, one_line
-from dm2at_ray.pool.output import open_output
 from dm2at_ray.pool.shard import ShardWriter
 
 CATALOG_FILE = "pool.json"
