@@ -26,10 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config_help",
         "launch",
         "monitoring",
-        "run_evaluation",
         "run_report",
         "status",
-        "uri",
         ROOT,
     },
     "commands": {
@@ -42,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "pool_build",
         "pool_check",
         "preflight",
+        "run_evaluation",
         "run_export",
         "run_prediction",
         "store",

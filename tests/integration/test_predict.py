@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from dm2at_ray.stages.prediction_files import PredictionFiles
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.store.lease import LEASE_FILE
 
@@ -129,6 +130,22 @@ def test_predict__same_files_whatever_the_actors(
 
 
 @pytest.mark.ray
+def test_predict__refuses_a_second_one_at_once(reference: Path, ray_address: str, tmp_path: Path) -> None:
+    files = PredictionFiles(str(tmp_path / "out"))
+    with (
+        files.lease().held(),
+        Command("predict", reference, "digits", "out", folder=tmp_path, address=ray_address) as second,
+    ):
+        assert second.end(SECONDS) == 2
+        assert re.fullmatch(
+            rf"OUT {tmp_path}/out: process {os.getpid()} on .* predicts into it \(seen \d+ s ago\); wait for "
+            r"it, end it, or give another place\n",
+            second.stderr,
+        )
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [LEASE_FILE]
+
+
+@pytest.mark.ray
 def test_predict__goes_on_after_a_kill(
     reference: Path, pictures: Path, ray_address: str, tmp_path: Path
 ) -> None:
@@ -142,14 +159,6 @@ def test_predict__goes_on_after_a_kill(
     out = tmp_path / "out"
     with Command("predict", *arguments, folder=tmp_path, address=ray_address) as command:
         wait_for("a few parts", lambda: len(list(out.glob("part-*.parquet"))) >= 3, SECONDS)
-        with Command("predict", *arguments, folder=tmp_path, address=ray_address) as second:
-            assert second.end(SECONDS) == 2
-            assert re.fullmatch(
-                rf"OUT {out}: process {command.process.pid} on .* predicts into it \(seen \d+ s ago\); "
-                r"wait for it, end it, or give another place\n",
-                second.stderr,
-            )
-        assert command.process.poll() is None
         os.kill(command.process.pid, signal.SIGKILL)
         command.process.wait(timeout=10)
     assert (out / LEASE_FILE).exists()
