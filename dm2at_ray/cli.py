@@ -18,6 +18,7 @@ from dm2at_ray.commands.interrupts import Interrupted, signals_raise
 from dm2at_ray.commands.options import JsonOption, RunDirArgument
 from dm2at_ray.commands.pool import pool
 from dm2at_ray.commands.predict import predict
+from dm2at_ray.commands.serve import serve, token
 from dm2at_ray.commands.submit import submit
 from dm2at_ray.errors import UserError
 
@@ -34,6 +35,8 @@ app.add_typer(queries.app, name="queries")
 app.add_typer(labels.app, name="labels")
 app.add_typer(pool, name="pool")
 app.command()(submit)
+app.command()(serve)
+app.add_typer(token, name="token")
 
 
 def main() -> NoReturn:

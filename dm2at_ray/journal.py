@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -17,6 +18,11 @@ from dm2at_ray.store import RoundDirectory, RunDirectory
 
 SELECTING = ("embed", "neighbors", "score", "craft", "label")
 """Stages of the phase `selecting`; the others belong to `training`."""
+
+TELL_SECONDS, TELL_STORE_SECONDS = 2.0, 5.0
+"""How long a stage's progress may go unwritten on a disk, and on an object store, where a write costs money."""
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -46,6 +52,7 @@ class Journal:
         self._status: dict[str, Any] = {"phase": "starting", "round": 0, "stage": "", "labeled": 0, "pool": 0}
         self._stage_started = 0.0
         self._done, self._total, self._unit = 0, 0, "images"
+        self._tell_seconds = TELL_SECONDS if run.files.local_root is not None else TELL_STORE_SECONDS
 
     def phase(self, phase: str, **facts: Any) -> None:
         """Move the run into a phase and note further facts in its status; nothing is noted after `close`."""
@@ -72,6 +79,9 @@ class Journal:
     @contextmanager
     def stage(self, round_: RoundDirectory | None, name: str, unit: str = "images") -> Iterator[Progress]:
         """Time a stage, show its progress, and note its cost in the round's folder when it is done.
+
+        How far it is also goes to status.json, for those who cannot ask the driver: every few seconds, by a
+        thread of its own, so that a slow or broken store holds no stage up.
 
         Yields:
             What the stage tells its progress to; its last word is the number of images that it worked on.
@@ -102,7 +112,12 @@ class Journal:
             if unit == "images" and round_ is not None:
                 self.metrics.stage_advanced(name, time.monotonic() - began, images, nodes)
 
-        yield progress
+        over = threading.Event()
+        threading.Thread(target=self._keep_telling, args=(over,), name="progress", daemon=True).start()
+        try:
+            yield progress
+        finally:
+            over.set()
         # As the round's folder keeps it: a counter that is restored from there must not come back smaller.
         seconds = round(time.monotonic() - began, 3)
         if round_ is not None:
@@ -152,13 +167,30 @@ class Journal:
     def status(self) -> dict[str, Any]:
         """The live status: status.json's fields, and how far the stage is."""
         with self._lock:
-            return {
-                **self._status,
-                "done": self._done,
-                "total": self._total,
-                "unit": self._unit,
-                "time": time.time(),
-            }
+            return self._word()
+
+    def _word(self) -> dict[str, Any]:
+        """What is so now; only under the lock."""
+        done, total = (self._done, self._total) if self._status["stage"] else (0, 0)
+        return {**self._status, "done": done, "total": total, "unit": self._unit, "time": time.time()}
+
+    def _keep_telling(self, over: threading.Event) -> None:
+        """Write how far the stage is, as often as that is worth it, until it is over."""
+        told = (0, 0)
+        while not over.wait(self._tell_seconds):
+            with self._writing:
+                if over.is_set() or self._closed:
+                    return
+                with self._lock:
+                    word = self._word()
+                if (word["done"], word["total"]) == told:
+                    continue
+                try:
+                    self._run.write_status(word)
+                except Exception as error:  # Whatever it is, the stage goes on.
+                    logger.warning("%s: the progress could not be written: %s", self._run.uri, error)
+                    continue
+                told = (word["done"], word["total"])
 
     def _enter(self, phase: str, facts: dict[str, Any]) -> None:
         if self._closed:
@@ -168,7 +200,7 @@ class Journal:
         self.metrics.labels_awaited(facts.get("awaiting_since"))
         with self._lock:
             self._status |= {"phase": phase, **facts}
-            status = {**self._status, "time": time.time()}
+            status = self._word()
         self.metrics.round_started(status["round"])
         self.metrics.phase_changed(phase)
         self._run.write_status(status)

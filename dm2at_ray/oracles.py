@@ -99,7 +99,9 @@ class PeopleOracle(Oracle):
         """
         ids = round_.query_ids()
         given = self._book.effective(ids)
-        if len(given) < self._needed(len(ids)) and not self._book.is_accepted(round_.index):
+        if len(given) < needed_answers(self._sufficient, len(ids)) and not self._book.is_accepted(
+            round_.index
+        ):
             return None
         asked_before = [self._run.round(index).query_ids() for index in range(round_.index)]
         earlier = self._book.effective(np.concatenate(asked_before) if asked_before else [])
@@ -115,11 +117,7 @@ class PeopleOracle(Oracle):
     def missing(self, round_: RoundDirectory) -> tuple[int, int]:
         """Answers that a round has, and those that it needs."""
         ids = round_.query_ids()
-        return len(self._book.effective(ids)), self._needed(len(ids))
-
-    def _needed(self, queries: int) -> int:
-        # 0.7 * 10 is a little more than 7.
-        return max(1, math.ceil(self._sufficient * queries - 1e-9))
+        return len(self._book.effective(ids)), needed_answers(self._sufficient, len(ids))
 
     def _changes(self, round_index: int, earlier: pa.Table) -> pa.Table:
         known = self._run.labels(round_index)
@@ -131,6 +129,21 @@ class PeopleOracle(Oracle):
             )
         ]
         return earlier.filter(pa.array(changed, pa.bool_()))
+
+
+def needed_answers(sufficient: float, queries: int) -> int:
+    """Answers that a run needs to go on.
+
+    Args:
+        sufficient: `query.sufficient` of its config.
+        queries: How many the round has.
+
+    Examples:
+        >>> needed_answers(0.7, 10)
+        7
+    """
+    # 0.7 * 10 is a little more than 7.
+    return max(1, math.ceil(sufficient * queries - 1e-9))
 
 
 def make_oracle(run: RunDirectory, config: Config) -> Oracle:

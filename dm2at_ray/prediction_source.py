@@ -14,7 +14,7 @@ from dm2at_ray.errors import ConfigError, PoolError
 from dm2at_ray.pool import SOURCES, Source, SourceSpec, open_source
 from dm2at_ray.pool.named import NO_PATH
 from dm2at_ray.pool.sources.guess import guess_kind
-from dm2at_ray.preflight import source_spec
+from dm2at_ray.source_spec import source_spec
 from dm2at_ray.stages.prediction_files import PredictionFiles
 
 Split = Literal["pool", "test"]

@@ -9,6 +9,7 @@ from dm2at_ray.config import Config
 from dm2at_ray.errors import ConfigError, ModelError
 from dm2at_ray.models import ModelSpec
 from dm2at_ray.pool import Source, SourceSpec, open_source
+from dm2at_ray.source_spec import source_spec
 from dm2at_ray.stages.manifest import summary_of
 from dm2at_ray.stages.train import settings_of as training_settings
 from dm2at_ray.store import RunDirectory
@@ -147,25 +148,6 @@ def check_alone(config: Config) -> None:
         raise ConfigError(
             f"training.min_workers = {least}: more than training.workers = {most}; lower it, or leave it out"
         )
-
-
-def source_spec(config: Config) -> SourceSpec:
-    """The pool's source, as any process can open it: workers start elsewhere, so local paths are absolute."""
-    data = config.data
-    return SourceSpec(
-        kind=data.source,
-        path=data.path and absolute_uri(data.path),
-        test_path=data.test_path and absolute_uri(data.test_path),
-        test_fraction=data.test_fraction,
-        image_column=data.image_column,
-        label_column=data.label_column,
-        class_names=data.class_names,
-        uri_column=data.uri_column,
-        dataset=data.dataset,
-        image_size=data.image_size,
-        channels=data.channels,
-        seed=config.seed,
-    )
 
 
 def _count(run: RunDirectory, source: Source, split: str) -> int:

@@ -18,7 +18,8 @@ from dm2at_ray.launch import follow, joined_ray
 from dm2at_ray.monitoring.progress import ProgressView
 from dm2at_ray.monitoring.snapshot import Snapshot, StageLine
 from dm2at_ray.pool import open_source
-from dm2at_ray.preflight import check_resources, source_spec
+from dm2at_ray.preflight import check_resources
+from dm2at_ray.source_spec import source_spec
 from dm2at_ray.stages.context import StageContext
 from dm2at_ray.stages.evaluate import ATTACKS, ROUND_ATTACKS, EvaluationPlan, evaluate
 from dm2at_ray.stages.manifest import summary_of

@@ -17,7 +17,7 @@ from dm2at_ray.errors import ConfigError, PoolError
 from dm2at_ray.models import ModelSpec
 from dm2at_ray.models.export import BATCHES, Format, export_classifier, require_onnx
 from dm2at_ray.pool import Pool, open_source
-from dm2at_ray.preflight import source_spec
+from dm2at_ray.source_spec import source_spec
 from dm2at_ray.stages.images import to_device
 from dm2at_ray.store import RoundDirectory, RunDirectory
 from dm2at_ray.trained import check_trust, class_names, round_with_model

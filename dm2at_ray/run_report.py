@@ -10,8 +10,8 @@ import numpy as np
 from dm2at_ray import __version__
 from dm2at_ray.monitoring.gallery import QueriedImage
 from dm2at_ray.monitoring.report import ReportData, render_report
-from dm2at_ray.pool import Pool, open_source
-from dm2at_ray.preflight import source_spec
+from dm2at_ray.pool import Pool, Source, open_source
+from dm2at_ray.source_spec import source_spec
 from dm2at_ray.store import RoundDirectory, RunDirectory
 from dm2at_ray.store.tensors import tensor_array
 from dm2at_ray.uri import absolute_uri
@@ -32,7 +32,7 @@ def write_report(run_dir: str, output: Path | None = None) -> str:
     """
     run = RunDirectory(absolute_uri(run_dir))
     run.require()
-    page = render_report(gather(run), pictures_per_round=PICTURES_PER_ROUND).encode()
+    page = make_report(run, open_source(source_spec(run.config()))).encode()
     if output is not None:
         output.write_bytes(page)
         return str(output)
@@ -40,13 +40,25 @@ def write_report(run_dir: str, output: Path | None = None) -> str:
     return f"{run.uri.rstrip('/')}/report.html"
 
 
-def gather(run: RunDirectory) -> ReportData:
+def make_report(run: RunDirectory, source: Source | None) -> str:
+    """The page of the rounds that are committed.
+
+    Args:
+        run: The run directory.
+        source: Where the pool's images are; None for a page without pictures.
+
+    Raises:
+        PoolError: The pictures that were queried are no longer where they were.
+    """
+    return render_report(gather(run, source), pictures_per_round=PICTURES_PER_ROUND)
+
+
+def gather(run: RunDirectory, source: Source | None) -> ReportData:
     """Everything that the page shows of the rounds that are committed."""
     config = run.config()
-    source = open_source(source_spec(config))
     rounds = run.committed_rounds()
     pictures: dict[int, list[QueriedImage]] = {}
-    if rounds:
+    if rounds and source is not None:
         spec = rounds[0].model_spec()
         files = run.manifest_files("pool")
         pool = Pool.open(files.filesystem, files.root, source, spec.image_size, spec.channels)
@@ -57,7 +69,7 @@ def gather(run: RunDirectory) -> ReportData:
         config_yaml=config.to_yaml(),
         version=__version__,
         created=datetime.now().astimezone(),
-        class_names=run.class_names() or source.class_names or [],
+        class_names=run.class_names() or (source and source.class_names) or [],
         rounds=[r.metrics() for r in rounds],
         queries=pictures,
         evaluations={r.index: list(r.evaluations().values()) for r in rounds},
@@ -71,11 +83,11 @@ def gather(run: RunDirectory) -> ReportData:
 
 def queried_images(round_: RoundDirectory, pool: Pool, count: int) -> list[QueriedImage]:
     """The `count` best queries of a round with their twins; none of round 0, which is drawn at random."""
-    crafted = round_.adversarial()
-    if crafted is None:
-        return []
     queries = round_.queries().slice(0, count)
     ids = queries["sample_id"].to_numpy()
+    crafted = round_.twins(ids)
+    if crafted is None:
+        return []
     twins = dict(zip(crafted["sample_id"].to_pylist(), tensor_array(crafted["image"]), strict=True))
     predicted = dict(
         zip(crafted["sample_id"].to_pylist(), crafted["predicted_label"].to_pylist(), strict=True)

@@ -23,9 +23,9 @@ def read_status(run_dir: str) -> dict[str, Any]:
         run_dir: Path or URI of the run directory.
 
     Returns:
-        status.json's fields (phase, round, stage, labeled, pool, ...); `live`, whether the driver itself
-        answered (then also done, total and unit of the stage); `driver_host`, where a driver was at work
-        within the last minute that cannot be asked from here; `rounds`, the metrics of the committed rounds;
+        status.json's fields (phase, round, stage with done, total and unit, labeled, pool, ...); `live`,
+        whether the driver itself answered; `driver_host`, where a driver was at work within the last minute
+        that cannot be asked from here; `rounds`, the metrics of the committed rounds;
         `seconds_ago`, the age of the word.
 
     Raises:
@@ -52,7 +52,7 @@ def read_status(run_dir: str) -> dict[str, Any]:
 def status_lines(found: dict[str, Any]) -> list[str]:
     """What `read_status` found, for a person."""
     where = f"round {found['round']}" + (f", {found['stage']}" if found["stage"] else "")
-    if found["live"] and found.get("total"):
+    if (found["live"] or found.get("driver_host")) and found["stage"] and found.get("total"):
         where += f", {found['done']:,} of {found['total']:,} {found['unit']}"
     lines = [f"{found['phase']}: {found.get('reason') or where}"]
     if "labeled" in found:

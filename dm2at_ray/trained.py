@@ -5,7 +5,7 @@ from __future__ import annotations
 from dm2at_ray.config import Config
 from dm2at_ray.errors import PoolError, RunError
 from dm2at_ray.pool import open_source
-from dm2at_ray.preflight import source_spec
+from dm2at_ray.source_spec import source_spec
 from dm2at_ray.store import RoundDirectory, RunDirectory
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,124 @@ def test_close__is_not_overtaken_by_a_word_on_its_way(
     journal.close("interrupted")
     speaker.join()
     assert run.status()["phase"] == "interrupted"
+
+
+@pytest.fixture
+def hasty(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    """A journal that writes the progress of a stage every hundredth of a second."""
+    monkeypatch.setattr("dm2at_ray.journal.TELL_SECONDS", 0.01)
+    return Journal(run, Config.from_mapping({"name": "mine"}), CLASSES)
+
+
+def wait_until(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_stage__tells_in_status_json_how_far_it_is(run: RunDirectory, hasty: Journal) -> None:
+    with hasty.stage(run.round(1), "train", unit="steps") as progress:
+        began = run.status()
+        assert (began["done"], began["total"], began["unit"]) == (0, 0, "steps")
+        progress(3, 8)
+        wait_until(lambda: run.status()["done"] == 3)
+        told = run.status()
+        assert (told["phase"], told["stage"], told["done"], told["total"]) == ("training", "train", 3, 8)
+        assert told["time"] > began["time"]
+    with hasty.stage(run.round(1), "evaluate"):
+        assert (run.status()["done"], run.status()["unit"]) == (0, "images"), "nothing of the stage before"
+    hasty.close("done", reason="enough")
+    assert (run.status()["done"], run.status()["total"]) == (0, 0)
+
+
+def test_stage__writes_nothing_where_nothing_moves(
+    run: RunDirectory, hasty: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = count_writes(monkeypatch)
+    with hasty.stage(run.round(1), "embed") as progress:
+        progress(5, 10)
+        wait_until(lambda: len(written) == 2)
+        time.sleep(0.1)
+    assert [word["done"] for word in written] == [0, 5]
+
+
+def test_stage__says_no_more_when_it_is_over(
+    run: RunDirectory, hasty: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = count_writes(monkeypatch)
+    with hasty.stage(run.round(1), "embed") as progress:
+        progress(5, 10)
+    hasty.close("interrupted")
+    last = len(written)
+    time.sleep(0.1)
+    assert len(written) == last
+    assert run.status()["phase"] == "interrupted"
+
+
+def test_stage__says_no_more_after_the_last_word(run: RunDirectory, hasty: Journal) -> None:
+    """It is torn down while it still counts, as by a signal."""
+    with hasty.stage(run.round(1), "embed") as progress:
+        hasty.close("interrupted")
+        progress(5, 10)
+        time.sleep(0.1)
+        status = run.status()
+    assert (status["phase"], status["stage"], status["done"]) == ("interrupted", "", 0)
+
+
+def test_stage__goes_on_where_its_progress_cannot_be_written(
+    run: RunDirectory, hasty: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+    write = RunDirectory.write_status
+
+    def full(self: RunDirectory, status: dict[str, Any]) -> None:
+        if status["done"] == 5 and not failed.is_set():
+            failed.set()
+            raise OSError("the disk is full")
+        write(self, status)
+
+    monkeypatch.setattr(RunDirectory, "write_status", full)
+    with hasty.stage(run.round(1), "embed") as progress:
+        progress(5, 10)
+        assert failed.wait(10)
+        # It is tried again.
+        wait_until(lambda: run.status()["done"] == 5)
+    assert run.round(1).stage_costs()["embed"]["images"] == 5
+
+
+def test_stage__is_not_held_up_by_a_slow_store(
+    run: RunDirectory, hasty: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, may_end = threading.Event(), threading.Event()
+    write = RunDirectory.write_status
+
+    def slow(self: RunDirectory, status: dict[str, Any]) -> None:
+        if status["done"]:
+            writing.set()
+            assert may_end.wait(10)
+        write(self, status)
+
+    monkeypatch.setattr(RunDirectory, "write_status", slow)
+    with hasty.stage(run.round(1), "embed") as progress:
+        progress(5, 10)
+        assert writing.wait(10)
+        for done in range(6, 11):
+            progress(done, 10)
+        assert hasty.status()["done"] == 10, "the stage is through while its word is on its way"
+        may_end.set()
+
+
+def count_writes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    written: list[dict[str, Any]] = []
+    write = RunDirectory.write_status
+
+    def counted(self: RunDirectory, status: dict[str, Any]) -> None:
+        write(self, status)
+        written.append(status)
+
+    monkeypatch.setattr(RunDirectory, "write_status", counted)
+    return written
 
 
 def test_restore__counts_go_on_where_they_stood(run: RunDirectory, journal: Journal) -> None:

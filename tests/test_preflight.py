@@ -11,7 +11,8 @@ from PIL import Image
 
 from dm2at_ray.config import Config
 from dm2at_ray.errors import ConfigError, ModelError, PoolError, UserError
-from dm2at_ray.preflight import check, check_resources, source_spec
+from dm2at_ray.preflight import check, check_resources
+from dm2at_ray.source_spec import source_spec
 from dm2at_ray.store import RunDirectory
 
 DIGITS = 1797

@@ -11,10 +11,11 @@ from PIL import Image
 
 from dm2at_ray.config import Config
 from dm2at_ray.errors import PoolError, RunError
+from dm2at_ray.pool import open_source
 from dm2at_ray.run_report import PICTURES_PER_ROUND, gather, write_report
 from dm2at_ray.store import RunDirectory
 
-from .stages.digits_run import DigitsRun, make_digits_run
+from .stages.digits_run import SOURCE, DigitsRun, make_digits_run
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_write_report__shows_each_query_beside_its_own_twin(digits_run: DigitsRu
 
 
 def test_gather__labels_predictions_and_scores_of_the_queries(digits_run: DigitsRun) -> None:
-    data = gather(digits_run.directory)
+    data = gather(digits_run.directory, open_source(SOURCE))
     assert data.queries is not None
     assert data.queries[0] == [], "round 0 is drawn at random: nothing was chosen"
     best = digits_run.queries[1][:PICTURES_PER_ROUND]
@@ -71,7 +72,7 @@ def test_write_report__what_was_evaluated_afterwards(digits_run: DigitsRun) -> N
 
 
 def test_gather__facts_of_the_run(digits_run: DigitsRun) -> None:
-    data = gather(digits_run.directory)
+    data = gather(digits_run.directory, open_source(SOURCE))
     assert [metrics["round"] for metrics in data.rounds] == [0, 1]
     assert data.class_names == [str(digit) for digit in range(10)]
     assert data.facts is not None
@@ -81,7 +82,7 @@ def test_gather__facts_of_the_run(digits_run: DigitsRun) -> None:
 
 def test_gather__leaves_an_open_round_out(digits_run: DigitsRun) -> None:
     digits_run.directory.round(2).files.write_bytes("queries.parquet", b"half a")
-    assert len(gather(digits_run.directory).rounds) == 2
+    assert len(gather(digits_run.directory, open_source(SOURCE)).rounds) == 2
 
 
 def test_write_report__elsewhere(digits_run: DigitsRun, tmp_path: Path) -> None:

@@ -128,6 +128,12 @@ def test_status_lines__a_driver_at_work() -> None:
     ]
 
 
+def test_status_lines__a_driver_elsewhere_writes_how_far_it_is() -> None:
+    found = status("training", stage="train", live=False, done=3, total=8, unit="steps", seconds_ago=1.0)
+    assert status_lines(found | {"driver_host": "head"})[0] == "training: round 2, train, 3 of 8 steps"
+    assert status_lines(found | {"driver_host": None})[0] == "training: round 2, train", "nobody goes on"
+
+
 def test_status_lines__between_stages() -> None:
     found = status("training", live=True, done=0, total=0, unit="images", seconds_ago=0.0)
     assert status_lines(found)[0] == "training: round 2"

@@ -282,7 +282,15 @@ class AnswersRequest(Message):
 
 
 Outcome = Literal[
-    "new", "skipped", "correction", "same", "unknown_sample", "not_asked", "other_round", "unknown_class", "conflict"
+    "new",
+    "skipped",
+    "correction",
+    "same",
+    "unknown_sample",
+    "not_asked",
+    "other_round",
+    "unknown_class",
+    "conflict",
 ]
 """What became of an answer; the last five are refused."""
 

@@ -79,7 +79,7 @@ def export(
     """
     from dm2at_ray.labeling import ExportSettings, export_queries
     from dm2at_ray.pool import open_source
-    from dm2at_ray.preflight import source_spec
+    from dm2at_ray.source_spec import source_spec
     from dm2at_ray.store import RunDirectory
     from dm2at_ray.uri import absolute_uri
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
@@ -22,6 +22,7 @@ FILE_SCHEMA = pa.schema(
 )
 RECORDS_SCHEMA = FILE_SCHEMA.append(pa.field("file", pa.string()))
 _FILE_NAME = re.compile(r"(\d{20})-[0-9a-f]{32}\.parquet")
+_MARK_NAME = re.compile(r"accepted-(\d{4,})\.json")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # Object stores answer a file in tens of milliseconds: reads wait for each other's answers, not in a row.
 _READERS = 16
@@ -115,12 +116,39 @@ class LabelBook:
         new = self.differing(given)
         if new.num_rows == 0:
             return None
-        newest = max((_time_of(name) for name in self._names()), default=0)
-        moment = max(_microseconds(now or datetime.now(timezone.utc)), newest + 1)
-        times = pa.array([moment] * new.num_rows, pa.int64()).cast(FILE_SCHEMA.field("time").type)
+        newest = max(map(time_of, self._names()), default=0)
+        return self.write(new, max(microseconds(now or datetime.now(timezone.utc)), newest + 1))
+
+    def write(self, table: pa.Table, moment: int) -> str:
+        """Add a file to the log, whatever it says: `append` is for those who have not looked what differs.
+
+        Args:
+            table: Columns sample_id (each id once), label, round and source, as `FILE_SCHEMA` has them.
+            moment: Its time in microseconds since 1970: later than that of every file which it changes.
+
+        Returns:
+            Name of the file, which is on disk.
+        """
+        times = pa.array([moment] * table.num_rows, pa.int64()).cast(FILE_SCHEMA.field("time").type)
         name = f"{moment:020d}-{uuid.uuid4().hex}.parquet"
-        self._files.write_table(name, pa.table([*new.columns, times], schema=FILE_SCHEMA))
+        self._files.write_table(name, pa.table([*table.columns, times], schema=FILE_SCHEMA))
         return name
+
+    def each_name(self) -> Iterator[str]:
+        """Names of the log's files and of the marks beside them, in any order."""
+        return self._files.each_name()
+
+    def read(self, name: str) -> Iterator[pa.RecordBatch]:
+        """Read one file of the log (`FILE_SCHEMA`) some rows at a time.
+
+        Raises:
+            RunError: It cannot be read.
+        """
+        try:
+            for batch in self._files.read_batches(name, FILE_SCHEMA.names):
+                yield batch.select(FILE_SCHEMA.names).cast(FILE_SCHEMA)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise self._damaged(name, error) from error
 
     def accept_partial(self, round_index: int, source: str) -> None:
         """Leave the mark that the labels there are enough for this round."""
@@ -133,26 +161,47 @@ class LabelBook:
 
     def _names(self) -> list[str]:
         """The log's files in order: their names begin with their time."""
-        return [name for name in self._files.names() if _FILE_NAME.fullmatch(name)]
+        return [name for name in self._files.names() if is_file_of_log(name)]
 
     def _read_file(self, name: str) -> pa.Table:
         try:
             table = self._files.read_table(name).select(FILE_SCHEMA.names).cast(FILE_SCHEMA)
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise RunError(
-                f"labels {self._files.path(name)}: {' '.join(str(error).split())}; restore the file, or move "
-                "it away and import its labels again"
-            ) from error
+            raise self._damaged(name, error) from error
         return table.append_column("file", pa.array([name] * table.num_rows, pa.string()))
+
+    def _damaged(self, name: str, error: Exception) -> RunError:
+        return RunError(
+            f"labels {self._files.path(name)}: {' '.join(str(error).split())}; restore the file, or move "
+            "it away and import its labels again"
+        )
+
+
+def is_file_of_log(name: str) -> bool:
+    """Whether a name is that of a file of labels; their order is that of their names."""
+    return _FILE_NAME.fullmatch(name) is not None
+
+
+def round_of_mark(name: str) -> int | None:
+    """The round whose labels a mark says to be enough; None where the name is that of something else.
+
+    Examples:
+        >>> round_of_mark("accepted-0003.json"), round_of_mark("notes.txt")
+        (3, None)
+    """
+    found = _MARK_NAME.fullmatch(name)
+    return int(found.group(1)) if found else None
+
+
+def time_of(name: str) -> int:
+    """When a file of the log was written, in microseconds since 1970."""
+    return int(name[:20])
+
+
+def microseconds(moment: datetime) -> int:
+    """A time as microseconds since 1970."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _mark_name(round_index: int) -> str:
     return f"accepted-{round_index:04d}.json"
-
-
-def _time_of(name: str) -> int:
-    return int(name[:20])
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -140,17 +140,23 @@ class Check:
 
     def _advise(self, label: str) -> str:
         if label not in self._advice:
-            lower = {name.lower(): name for name in self._classes}
-            near = [lower[name] for name in get_close_matches(label.lower(), lower, n=3)]
-            more = len(self._classes) - _NAMES_SHOWN
-            known = (", ".join(self._classes[:_NAMES_SHOWN]) or "none yet") + (
-                f" and {more:,} more" if more > 0 else ""
-            )
-            meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-            self._advice[label] = (
-                f"{meant}the classes are {known}; --add-class {shlex.quote(label)} makes it one"
-            )
+            known = class_advice(label, self._classes)
+            self._advice[label] = f"{known}; --add-class {shlex.quote(label)} makes it one"
         return self._advice[label]
+
+
+def class_advice(label: str, classes: Sequence[str]) -> str:
+    """What to say where a label names no class.
+
+    Examples:
+        >>> class_advice("Cta", ["cat", "dog"])
+        "did you mean 'cat'? the classes are cat, dog"
+    """
+    lower = {name.lower(): name for name in classes}
+    near = [lower[name] for name in get_close_matches(label.lower(), lower, n=3)]
+    more = len(classes) - _NAMES_SHOWN
+    known = (", ".join(classes[:_NAMES_SHOWN]) or "none yet") + (f" and {more:,} more" if more > 0 else "")
+    return (f"did you mean {' or '.join(map(repr, near))}? " if near else "") + f"the classes are {known}"
 
 
 def sample_number(text: str) -> int | None:

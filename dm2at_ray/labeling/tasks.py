@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dm2at_ray.errors import LabelError
+from dm2at_ray.errors import LabelError, PoolError
 from dm2at_ray.labeling.book import LabelBook
-from dm2at_ray.pool import Manifest
+from dm2at_ray.pool.manifest import PART_ROWS, read_columns
 from dm2at_ray.store import RoundDirectory, RunDirectory
 
 
@@ -186,13 +186,24 @@ def _neighbors(run: RunDirectory, round_: RoundDirectory) -> dict[int, list[tupl
 
 
 def image_places(run: RunDirectory, sample_ids: Iterable[int]) -> dict[int, tuple[str, int]]:
-    """Sample -> uri and row of its image."""
+    """Sample -> uri and row of its image; reads the parts of the manifest that they are in, and no other.
+
+    Raises:
+        PoolError: The manifest has no such sample, or cannot be read.
+    """
     files = run.manifest_files("pool")
     ids = np.unique(np.fromiter(sample_ids, np.int64))
-    rows = Manifest.open(files.filesystem, files.root).rows(ids)
-    return dict(
-        zip(ids.tolist(), zip(rows["uri"].to_pylist(), rows["row"].to_pylist(), strict=True), strict=True)
-    )
+    places: dict[int, tuple[str, int]] = {}
+    parts, starts = np.unique(ids // PART_ROWS, return_index=True)
+    for part, some in zip(parts.tolist(), np.split(ids, starts[1:]) if len(ids) else [], strict=True):
+        table = read_columns(files.filesystem, files.root, part, ["uri", "row"])
+        rows = some % PART_ROWS
+        if part < 0 or rows[-1] >= table.num_rows:
+            raise PoolError(f"pool manifest {files.root!r}: it has no sample {some[-1]}; start the run anew")
+        table = table.take(rows)
+        found = zip(table["uri"].to_pylist(), table["row"].to_pylist(), strict=True)
+        places.update(zip(some.tolist(), found, strict=True))
+    return places
 
 
 def _of_samples(table: pa.Table, sample_ids: np.ndarray) -> pa.Table:

@@ -82,17 +82,29 @@ def _whole(raw: Raw, channels: int) -> np.ndarray:
     return _from_array(raw, channels) if isinstance(raw, np.ndarray) else _from_bytes(raw, channels)
 
 
-def _from_bytes(data: bytes, channels: int) -> np.ndarray:
+def opened(data: bytes) -> tuple[Image.Image, str]:
+    """Decode a whole image: upright, of 8 bits a channel, in a mode of Pillow's that is left as it is.
+
+    Args:
+        data: encoded bytes.
+
+    Returns:
+        The image, an animation's first frame, and the name of its format, one of ``FORMATS`` or MPO.
+
+    Raises:
+        UnreadableImage: as `decode` does.
+    """
     if not data:
         raise UnreadableImage("empty file")
     try:
         # The list of formats keeps out those that Pillow hands to other programs (EPS).
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if _END_MARKS.get(image.format or "", b"") not in data:
-                raise UnreadableImage(f"truncated {image.format}")
+            name = image.format or ""
+            if _END_MARKS.get(name, b"") not in data:
+                raise UnreadableImage(f"truncated {name}")
             _refuse_bomb(image, data)
             image.load()
-            return _convert(_to_8_bits(_upright(image), image.format), channels)
+            return _to_8_bits(_upright(image), name), name
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -100,6 +112,16 @@ def _from_bytes(data: bytes, channels: int) -> np.ndarray:
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage("not a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM image") from error
     except Exception as error:  # on damaged data Pillow's decoders raise almost anything
+        raise UnreadableImage(one_line(error)) from error
+
+
+def _from_bytes(data: bytes, channels: int) -> np.ndarray:
+    image, _ = opened(data)
+    try:
+        return _convert(image, channels)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # of what a damaged file says of its colours
         raise UnreadableImage(one_line(error)) from error
 
 

@@ -63,6 +63,5 @@ class Crafter:
             "predicted_label": y[: len(ids)].cpu().numpy(),
             "image": tensor_column(twins),
         }
-        round_ = self._context.round
-        round_.files.write_table(round_.adversarial_part(part), pa.table(columns))
+        self._context.round.write_adversarial(part, pa.table(columns))
         return pa.table({"crafted": [len(ids)]})

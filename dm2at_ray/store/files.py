@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import posixpath
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +77,17 @@ class Files:
 
     def names(self, directory: str = "") -> list[str]:
         """Sorted names of what lies in a directory, but for unfinished writes; empty when there is none."""
-        selector = fs.FileSelector(self.path(directory), allow_not_found=True)
-        return sorted(
-            f.base_name for f in self.filesystem.get_file_info(selector) if not f.base_name.endswith(".tmp")
-        )
+        return sorted(self.each_name(directory))
+
+    def each_name(self, directory: str = "") -> Iterator[str]:
+        """The same names in any order, one by one: on a local disk they are never held at once."""
+        path = self.path(directory)
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            names = _local_names(path)
+        else:
+            selector = fs.FileSelector(path, allow_not_found=True)
+            names = (info.base_name for info in self.filesystem.get_file_info(selector))
+        return (name for name in names if not name.endswith(".tmp"))
 
     def delete(self, name: str) -> None:
         """Remove a file or a directory with all in it; nothing happens when it is not there."""
@@ -106,10 +115,10 @@ class Files:
         """Read a JSON file."""
         return json.loads(self.read_bytes(name))
 
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file atomically."""
+    def write_table(self, name: str, table: pa.Table, group_rows: int | None = None) -> None:
+        """Write a Parquet file atomically, in row groups of so many rows; as Arrow likes if left out."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
+        pq.write_table(table, sink, row_group_size=group_rows)
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
@@ -122,4 +131,31 @@ class Files:
             try:
                 return open_parquet(source).read(columns=columns)
             except ForeignTypeError as error:
-                raise RunError(f"{self.path(name)}: {error}; no run of this package wrote it") from None
+                raise self._foreign(name, error) from None
+
+    def read_batches(
+        self, name: str, columns: list[str] | None = None, rows: int = 4096
+    ) -> Iterator[pa.RecordBatch]:
+        """Read a Parquet file some rows at a time.
+
+        Raises:
+            RunError: A column is not of plain values.
+        """
+        with self.filesystem.open_input_file(self.path(name)) as source:
+            try:
+                yield from open_parquet(source).iter_batches(batch_size=rows, columns=columns)
+            except ForeignTypeError as error:
+                raise self._foreign(name, error) from None
+
+    def _foreign(self, name: str, error: ForeignTypeError) -> RunError:
+        return RunError(f"{self.path(name)}: {error}; no run of this package wrote it")
+
+
+def _local_names(path: str) -> Iterator[str]:
+    # A listing by pyarrow asks for the size and time of every file, which takes five times as long.
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                yield entry.name
+    except FileNotFoundError:
+        return

@@ -216,6 +216,13 @@ def read_lease(files: Files) -> dict:
         return {}
 
 
+def has_spoken(holder: dict, now: float) -> bool:
+    """Whether the holder of a lease (empty for nobody) is not known to be dead, and renewed it of late."""
+    if not holder or now - holder["time"] > LIFETIME_SECONDS:
+        return False
+    return not is_here(holder) or _is_alive(holder["pid"])
+
+
 def is_here(holder: dict) -> bool:
     """Whether the holder of a lease runs, or ran, on this very machine."""
     return holder["host"] == socket.gethostname() and holder["boot"] == _boot_id()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from dm2at_ray.models import ModelSpec
 from dm2at_ray.store.files import Files
+from dm2at_ray.store.twins import read_twins, rows_of_a_megabyte, twin_groups
 
 QUERIES_SCHEMA = pa.schema(
     [
@@ -143,10 +145,21 @@ class RoundDirectory:
         """Whether all parts of the adversarial twins are there."""
         return all(self.files.exists(self.adversarial_part(p)) for p in range(parts))
 
+    def write_adversarial(self, part: int, twins: pa.Table) -> None:
+        """Write a part of the adversarial twins, columns as `adversarial` has them.
+
+        Its row groups are small, so that one twin can be looked at without reading the others.
+        """
+        self.files.write_table(self.adversarial_part(part), twins, rows_of_a_megabyte(twins))
+
     def adversarial(self) -> pa.Table | None:
         """Columns sample_id, predicted_label, image (uint8 tensor H, W, C); None in a round without twins."""
         parts = [self.files.read_table(f"adversarial/{name}") for name in self.files.names("adversarial")]
         return pa.concat_tables(parts) if parts else None
+
+    def twins(self, sample_ids: Iterable[int]) -> pa.Table | None:
+        """The rows of `adversarial` of some samples, without reading all; None where none has a twin."""
+        return read_twins(self.files, twin_groups(self.files), sample_ids)
 
     @property
     def has_model(self) -> bool:

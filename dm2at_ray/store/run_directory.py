@@ -17,11 +17,12 @@ class RunDirectory:
 
     Args:
         uri: Local path or URI (`s3://bucket/run`) of the directory.
+        files: The files there, where they are open already.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, files: Files | None = None) -> None:
         self.uri = uri
-        self.files = Files.at(uri)
+        self.files = files or Files.at(uri)
 
     @property
     def name(self) -> str:

@@ -43,13 +43,22 @@ class JobClient(JobSubmissionClient):
 
     Args:
         address: http(s) URL of the cluster's dashboard.
+        connect_seconds: How long a connection may take to come about.
+        answer_seconds: How long an answer may be silent.
 
     Raises:
         RunError: The address is wrong, nobody answers there, it is no Ray dashboard, or the token is refused.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         check_address(address)
+        self._limits = (connect_seconds, answer_seconds)
         # Its loggers tell every package on stderr.
         for handler in logging.getLogger("ray").handlers:
             handler.setLevel(logging.WARNING)
@@ -80,9 +89,7 @@ class JobClient(JobSubmissionClient):
     def _do_request(self, method: str, endpoint: str, **kwargs: Any) -> requests.Response:
         """Every request goes through here (Ray 2.60)."""
         try:
-            response = super()._do_request(
-                method, endpoint, timeout=(CONNECT_SECONDS, ANSWER_SECONDS), **kwargs
-            )
+            response = super()._do_request(method, endpoint, timeout=self._limits, **kwargs)
         except AuthenticationError as error:
             raise RunError(_refused_token(self._address, str(error))) from None
         except requests.exceptions.InvalidURL as error:

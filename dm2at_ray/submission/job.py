@@ -35,7 +35,8 @@ class Submission:
         config: The run.
         address: http(s) URL of the cluster's dashboard.
         run_dir: Where the run is kept, as the cluster's nodes see it: a URI or an absolute path.
-        working_dir: What is sent along: the user's own modules.
+        working_dir: What is sent along: the user's own modules; None for no files of this machine but this
+            package.
         excludes: Patterns of what is not.
         submission_id: The job's id; made from the run directory and the config where it is None.
         python: The nodes' Python.
@@ -44,7 +45,7 @@ class Submission:
     config: Config
     address: str
     run_dir: str
-    working_dir: Path
+    working_dir: Path | None = None
     excludes: tuple[str, ...] = ()
     submission_id: str | None = None
     python: str = "python"
@@ -87,7 +88,7 @@ def submit(
         UserError: Something to mend, in one line; before anything is uploaded where that can be known.
         KeyboardInterrupt: Stopped by the user; the job goes on.
     """
-    _check(submission)
+    check_submission(submission)
     client = JobClient(submission.address)
     job_id = None
     try:
@@ -95,7 +96,7 @@ def submit(
         if job_id is not None:
             say(f"job {job_id}: runs already, attached to it")
         else:
-            job_id = _start(client, submission, say, patience)
+            job_id = start_attempt(client, submission, say, patience)
         if not wait:
             return Ending(job_id, 0, "submitted", f"job {job_id}: not waited for")
         return follow_job(client, job_id, emit, say, patience)
@@ -139,8 +140,12 @@ def run_dir_for(run_dir: str | None, config: Config, address: str) -> str:
     return str(path.absolute())
 
 
-def _check(submission: Submission) -> None:
-    """What can be known to be wrong before the cluster is asked."""
+def check_submission(submission: Submission) -> None:
+    """Find what can be known to be wrong before the cluster is asked.
+
+    Raises:
+        UserError: It is, in one line.
+    """
     if submission.submission_id is not None and not re.fullmatch(ID_PATTERN, submission.submission_id):
         raise RunError(
             f"--submission-id {submission.submission_id}: give letters and digits, and _ . - after the first"
@@ -166,6 +171,14 @@ def _attempts(jobs: list[JobDetails], base_id: str) -> dict[int, JobDetails]:
     return {int(match[1] or 1): job for match, job in matches if match}
 
 
+def job_at_work(jobs: list[JobDetails], run_dir: str) -> str | None:
+    """Id of the job that works on a run directory, whoever submitted it; None where none does."""
+    for job in jobs:
+        if (job.metadata or {}).get(RUN_DIR_KEY) == run_dir and not job.status.is_terminal():
+            return job.submission_id
+    return None
+
+
 def _living(client: JobClient, submission: Submission) -> str | None:
     """The job that plays the run now; None where there is none.
 
@@ -177,18 +190,34 @@ def _living(client: JobClient, submission: Submission) -> str | None:
     for _, job in sorted(attempts.items(), reverse=True):
         if not job.status.is_terminal():
             return job.submission_id
-    for job in jobs:
-        if (job.metadata or {}).get(RUN_DIR_KEY) == submission.run_dir and not job.status.is_terminal():
-            raise RunError(
-                f"--run-dir {submission.run_dir}: job {job.submission_id} works on it, with another config "
-                f"or id; wait for it, or end it by `ray job stop --address {submission.address} "
-                f"{job.submission_id}`"
-            )
+    other = job_at_work(jobs, submission.run_dir)
+    if other is not None:
+        raise RunError(
+            f"--run-dir {submission.run_dir}: job {other} works on it, with another config or id; wait for "
+            f"it, or end it by `ray job stop --address {submission.address} {other}`"
+        )
     return None
 
 
-def _start(client: JobClient, submission: Submission, say: Callable[[str], None], patience: float) -> str:
-    """Upload the working directory and start the next attempt; returns its id."""
+def start_attempt(
+    client: JobClient, submission: Submission, say: Callable[[str], None], patience: float
+) -> str:
+    """Start the next attempt at a run that no job plays.
+
+    Args:
+        client: The job API.
+        submission: What to submit.
+        say: Takes a line about what happens here.
+        patience: Seconds for which the job API may be gone meanwhile.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        UnreachableError: The job API was gone for longer.
+        RefusedError: It would not.
+        UserError: Something to mend.
+    """
     # It loads PyTorch, which takes seconds that only a new job is worth.
     from dm2at_ray.preflight import check_alone
 
@@ -200,10 +229,8 @@ def _start(client: JobClient, submission: Submission, say: Callable[[str], None]
             Path(folder) / "working_dir.zip",
             submission.excludes,
         )
-        say(
-            f"{submission.working_dir.absolute()}: {package.files:,} files, {package.size / 1e6:.1f} MB for "
-            f"{submission.address}"
-        )
+        what = submission.working_dir.absolute() if submission.working_dir else "the config and its code"
+        say(f"{what}: {package.files:,} files, {package.size / 1e6:.1f} MB for {submission.address}")
         deadline = time.monotonic() + patience
         job_id = None
         while True:

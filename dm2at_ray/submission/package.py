@@ -45,7 +45,7 @@ class Package:
     size: int
 
 
-def pack(working_dir: Path, config_yaml: str, target: Path, excludes: Sequence[str] = ()) -> Package:
+def pack(working_dir: Path | None, config_yaml: str, target: Path, excludes: Sequence[str] = ()) -> Package:
     """Pack what a run needs from a working directory, with its config and this package.
 
     Left out is what `.gitignore` and `.rayignore` files name, at every level, all hidden files, caches,
@@ -53,7 +53,7 @@ def pack(working_dir: Path, config_yaml: str, target: Path, excludes: Sequence[s
     no checkout of dm2at_ray, the installed one is added, so that the cluster runs what the user has.
 
     Args:
-        working_dir: The directory.
+        working_dir: The directory; None for nothing but the config and this package.
         config_yaml: The run's config, which may come from anywhere.
         target: The ZIP file to write.
         excludes: More patterns to leave out, as in a `.gitignore`.
@@ -61,9 +61,11 @@ def pack(working_dir: Path, config_yaml: str, target: Path, excludes: Sequence[s
     Raises:
         RunError: It is no directory, or too large.
     """
-    if not working_dir.is_dir():
-        raise RunError(f"--working-dir {working_dir}: no such directory; give one")
-    sources = {name.as_posix(): path for name, path in packed_files(working_dir, excludes)}
+    sources: dict[str, Path] = {}
+    if working_dir is not None:
+        if not working_dir.is_dir():
+            raise RunError(f"--working-dir {working_dir}: no such directory; give one")
+        sources = {name.as_posix(): path for name, path in packed_files(working_dir, excludes)}
     if f"{_MODULE}/__init__.py" not in sources:
         code = Path(dm2at_ray.__file__).parent
         sources |= {f"{_MODULE}/{name}": path for name, path in packed_files(code)}
@@ -125,14 +127,14 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, executable: bool) -> 
     archive.writestr(entry, data)
 
 
-def _check_size(sources: dict[str, Path], working_dir: Path) -> None:
+def _check_size(sources: dict[str, Path], working_dir: Path | None) -> None:
     """Refuse at once what cannot be packed in any useful time; images and weights hardly shrink."""
     total = sum(path.stat().st_size for path in sources.values())
     if total > 4 * LIMIT_BYTES:
         raise _too_large(working_dir, total, sources)
 
 
-def _too_large(working_dir: Path, size: int, sources: dict[str, Path]) -> RunError:
+def _too_large(working_dir: Path | None, size: int, sources: dict[str, Path]) -> RunError:
     largest = sorted(sources, key=lambda name: sources[name].stat().st_size)[-3:]
     return RunError(
         f"--working-dir {working_dir}: {size / 2**20:,.0f} MiB are more than the {LIMIT_BYTES // 2**20} that "

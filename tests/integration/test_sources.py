@@ -21,7 +21,7 @@ from dm2at_ray import Config, RunResult, run
 from dm2at_ray.monitoring.progress import ProgressView
 from dm2at_ray.monitoring.snapshot import Snapshot
 from dm2at_ray.pool import Manifest, Pool, open_source
-from dm2at_ray.preflight import source_spec
+from dm2at_ray.source_spec import source_spec
 from dm2at_ray.status import read_status
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.store.tensors import tensor_array

@@ -50,7 +50,9 @@ class AskedRun:
 def make_asked_run(uri: str, asked: list[int] = ASKED) -> AskedRun:
     """Write the run directory."""
     directory = RunDirectory(uri)
-    directory.write_config(Config.from_mapping({"name": "digits", "data": {"source": "digits"}}))
+    directory.write_config(
+        Config.from_mapping({"name": "digits", "data": {"source": "digits"}, "query": {"oracle": "files"}})
+    )
     directory.files.write_json("classes.json", {"names": NAMES})
     source = open_source(SourceSpec("digits", image_size=8, channels=1))
     (table,) = source.tables("pool")

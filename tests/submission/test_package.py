@@ -40,6 +40,17 @@ def test_pack__takes_what_no_ignore_file_names_at_any_level(tmp_path: Path) -> N
     assert own_files(tmp_path / "out.zip") == {"nets.py", "lib/deep/net.py", CONFIG_NAME}
 
 
+def test_pack__of_no_directory_is_the_config_and_this_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "nets.py", "secret.txt")
+    monkeypatch.chdir(tmp_path)
+    pack(None, "name: mine", tmp_path / "out.zip")
+    assert names_in(tmp_path / "out.zip") == {CONFIG_NAME, *(f"dm2at_ray/{name}" for name in CODE)}
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert archive.read(CONFIG_NAME) == b"name: mine"
+
+
 def test_pack__takes_a_file_that_an_ignore_file_takes_back_in(tmp_path: Path) -> None:
     write(tmp_path, "a.bin", "keep.bin")
     (tmp_path / ".gitignore").write_text("*.bin\n!keep.bin\n")

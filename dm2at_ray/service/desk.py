@@ -1,0 +1,351 @@
+"""The desk of a run: hands out queries to those who label, and takes their answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from dm2at_ray.client.schemas import (
+    AnswerIn,
+    AnswersReport,
+    DisagreementPage,
+    LabelsStatus,
+    Lease,
+    Query,
+    QueryPage,
+    Round,
+    SaidPage,
+)
+from dm2at_ray.errors import PoolError
+from dm2at_ray.labeling.book import FILE_SCHEMA, LabelBook, time_of
+from dm2at_ray.pool import Manifest
+from dm2at_ray.service import leases, pages
+from dm2at_ray.service.committing import GroupCommit
+from dm2at_ray.service.index import Index
+from dm2at_ray.service.intake import Intake
+from dm2at_ray.service.problems import ProblemError
+from dm2at_ray.service.verdicts import Judge, Verdict
+from dm2at_ray.service.words import Word, add_file, add_words
+from dm2at_ray.store import RunDirectory
+
+_GIVEN_SCHEMA = pa.schema(list(FILE_SCHEMA)[:-1])
+_LONGEST_RETRY = 15.0
+_POOL_LOOK_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class _Request:
+    labeler: str
+    answers: Sequence[AnswerIn]
+    session: str | None
+    keep_good: bool
+    add_classes: Sequence[str]
+
+
+class Desk:
+    """Queries and labels of one run, for many threads.
+
+    The run directory is the truth; the index beside it makes answers quick, and holds the leases. Python
+    keeps nothing that grows with the queries or the labels.
+
+    Args:
+        run: The run directory.
+        index: Where the index lies; what is damaged or of another run is begun anew.
+        lease_seconds: How long a query that was handed out is nobody else's.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        index: Path,
+        *,
+        lease_seconds: float = 120,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._run = run
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._book = LabelBook(run)
+        self._index = Index(index, run.uri)
+        self._intake = Intake(run, self._index)
+        self._commit: GroupCommit[_Request, AnswersReport] = GroupCommit(self._commit_all)
+        self._pool_lock = threading.Lock()
+        self._pool_size = 0
+        self._pool_looked = -_POOL_LOOK_SECONDS
+
+    def look(self, older_than: float = 2.0) -> None:
+        """Take in what the run and other importers wrote, where the last look is older than so many seconds.
+
+        All other methods do so first.
+
+        Raises:
+            ProblemError: The run directory cannot be read.
+        """
+        self._intake.look(older_than)
+
+    def awaiting(self) -> Round | None:
+        """The round that awaits labels; None where none does."""
+        self.look()
+        with self._index.reading() as db:
+            return pages.awaiting(db, self._clock())
+
+    def rounds(self) -> list[Round]:
+        """Every round with queries, in order."""
+        self.look()
+        with self._index.reading() as db:
+            return pages.all_rounds(db, self._clock())
+
+    def classes(self) -> list[str]:
+        """Names of the classes, with those that labels have added since a round was last begun."""
+        self.look()
+        with self._index.reading() as db:
+            return pages.known_classes(db)
+
+    def mine(self, labeler: str) -> int:
+        """How many answers of the awaiting round came from somebody."""
+        self.look()
+        with self._index.reading() as db:
+            return pages.answers_from(db, labeler)
+
+    def queries(
+        self, round_index: int, state: pages.State = "all", after: int | None = None, limit: int = 100
+    ) -> QueryPage:
+        """Some queries of a round, best first; `after` is the rank of the last that is known.
+
+        Raises:
+            ProblemError: The round has no queries.
+        """
+        self.look()
+        with self._index.reading() as db:
+            return pages.query_page(db, round_index, state, after, limit)
+
+    def query(self, sample_id: int) -> Query:
+        """A sample as it was asked last.
+
+        Raises:
+            ProblemError: No round has asked for it.
+        """
+        self.look()
+        with self._index.reading() as db:
+            query = pages.one_query(db, sample_id)
+        if query is None:
+            raise ProblemError("unknown-sample", f"sample {sample_id}: no round of the run has asked for it")
+        return query
+
+    def claim(self, labeler: str, session: str, count: int) -> Lease:
+        """Lease queries to a session: those that it holds, then the best that are open and nobody's."""
+        self.look()
+        now, holder = self._clock(), (session, labeler)
+        with self._index.writing() as db:
+            index = pages.open_round(db)
+            if index is None:
+                return Lease(round=None, queries=[], mine=0, retry_seconds=None)
+            leases.claim(db, index, holder, count, now, now + self._lease_seconds)
+            queries = pages.held_queries(db, index, holder)
+            round_ = pages.round_message(db, index, now)
+            retry = None
+            if not queries and round_.answered < round_.asked:
+                end = leases.first_end(db, index) or now
+                retry = min(max(1.0, end - now), _LONGEST_RETRY)
+            mine = pages.answers_from(db, labeler)
+        return Lease(round=round_, queries=queries, mine=mine, retry_seconds=retry)
+
+    def release(self, labeler: str, session: str, sample_ids: Sequence[int] | None = None) -> None:
+        """End leases of a session, all of them where no samples are named."""
+        self.look()
+        with self._index.writing() as db:
+            leases.release(db, (session, labeler), sample_ids)
+
+    def answer(
+        self,
+        labeler: str,
+        answers: Sequence[AnswerIn],
+        *,
+        session: str | None = None,
+        keep_good: bool = False,
+        add_classes: Sequence[str] = (),
+    ) -> AnswersReport:
+        """Take answers; what is reported as written is on disk, in the run's log.
+
+        Args:
+            labeler: Who answers.
+            answers: What they say; what counts already is not written again.
+            session: Where; its leases on these samples end.
+            keep_good: Take the others where some are refused.
+            add_classes: Classes that these answers may name though the run does not know them.
+
+        Raises:
+            ProblemError: Answers are refused, and nothing was written; or the run directory cannot be
+                written, and nobody knows whether it was: say it again.
+        """
+        self.look()
+        return self._commit(_Request(labeler, answers, session, keep_good, add_classes))
+
+    def accept_partial(self, round_index: int, labeler: str) -> Round:
+        """Say that the labels which a round has are enough for the run to go on.
+
+        Raises:
+            ProblemError: The round has no queries, awaits no labels, or has none at all.
+        """
+        self.look(0)
+        with self._index.reading() as db:
+            round_ = pages.round_message(db, round_index, self._clock())
+        if not round_.open:
+            raise ProblemError("not-awaiting", f"round {round_index} awaits no labels")
+        if round_.answered == 0:
+            raise ProblemError("wrong-state", f"round {round_index} has no label at all to go on with")
+        if not round_.accepted:
+            try:
+                self._book.accept_partial(round_index, labeler)
+            except OSError as error:
+                raise self._unwritable(error) from error
+            with self._index.writing() as db:
+                db.execute("UPDATE rounds SET accepted = 1 WHERE round = ?", (round_index,))
+        with self._index.reading() as db:
+            return pages.round_message(db, round_index, self._clock())
+
+    def said(self, sample_id: int | None = None, after: int | None = None, limit: int = 100) -> SaidPage:
+        """Some of what was said of a sample, or of all, oldest first.
+
+        Raises:
+            ProblemError: `after` is not the `next` of a page.
+        """
+        self.look()
+        with self._index.reading() as db:
+            return pages.said_page(db, sample_id, after, limit)
+
+    def disagreements(self, after: int | None = None, limit: int = 100) -> DisagreementPage:
+        """Some of the samples of which different people have said different things, by sample id."""
+        self.look()
+        with self._index.reading() as db:
+            return pages.disagreement_page(db, after, limit)
+
+    def status(self) -> LabelsStatus:
+        """What was asked and what was said, in numbers."""
+        self.look()
+        with self._index.reading() as db:
+            return pages.labels_status(db, self._clock())
+
+    def close(self) -> None:
+        """Close the index; the desk is of no use then."""
+        self._index.close()
+
+    def _commit_all(self, requests: Sequence[_Request]) -> list[AnswersReport | Exception]:
+        """Take the answers of all who wait; nobody else does so at the same time."""
+        self._intake.look_before_writing()
+        with self._index.reading() as db:
+            judge = Judge(db, pages.known_classes(db), self._size_of_pool)
+            verdicts = [judge.judge(r.answers, r.add_classes, r.keep_good) for r in requests]
+            (newest,) = db.execute("SELECT max(name) FROM files").fetchone()
+        refused = [
+            not request.keep_good and any(each.is_refused for each in own)
+            for request, own in zip(requests, verdicts, strict=True)
+        ]
+        words = [
+            (request.labeler, verdict)
+            for request, own, is_refused in zip(requests, verdicts, refused, strict=True)
+            for verdict in own
+            if not is_refused and verdict.is_written
+        ]
+        try:
+            written = self._write(words, 0 if newest is None else time_of(newest))
+        except OSError as error:
+            return [self._unwritable(error) for _ in requests]
+        return self._take(requests, verdicts, refused, written)
+
+    def _write(self, words: Sequence[tuple[str, Verdict]], newest: int) -> list[tuple[str, list[Word]]]:
+        """Write words of labelers into the log, later than its newest file; the files that they are in."""
+        parts: list[list[tuple[str, Verdict]]] = []
+        earlier: Counter[int] = Counter()
+        for labeler, verdict in words:
+            # A file has one word on a sample: the second in a row goes into a second, later file.
+            sample_id = verdict.outcome.sample_id
+            if earlier[sample_id] == len(parts):
+                parts.append([])
+            parts[earlier[sample_id]].append((labeler, verdict))
+            earlier[sample_id] += 1
+        files = []
+        moment = max(int(self._clock() * 1e6), newest + 1)
+        for number, part in enumerate(parts):
+            rows = [(v.outcome.sample_id, v.label, v.round, labeler) for labeler, v in part]
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            name = self._book.write(pa.table(columns, schema=_GIVEN_SCHEMA), moment + number)
+            files.append(
+                (
+                    name,
+                    [
+                        Word(name, place, sample_id, label, labeler, index, moment + number)
+                        for place, (sample_id, label, index, labeler) in enumerate(rows)
+                    ],
+                )
+            )
+        if files:
+            self._intake.has_written()
+        return files
+
+    def _take(
+        self,
+        requests: Sequence[_Request],
+        verdicts: Sequence[list[Verdict]],
+        refused: Sequence[bool],
+        written: Sequence[tuple[str, list[Word]]],
+    ) -> list[AnswersReport | Exception]:
+        """Take in what is written now, and tell each request what became of it."""
+        reports: list[AnswersReport | Exception] = []
+        with self._index.writing() as db:
+            for name, words in written:
+                add_words(db, words)
+                add_file(db, name)
+            for request, is_refused in zip(requests, refused, strict=True):
+                if request.session is not None and not is_refused:
+                    ids = [answer.sample_id for answer in request.answers]
+                    leases.release(db, (request.session, request.labeler), ids)
+            round_ = pages.awaiting(db, self._clock())
+            for request, own, is_refused in zip(requests, verdicts, refused, strict=True):
+                if is_refused:
+                    reports.append(_refusal(own))
+                    continue
+                reports.append(
+                    AnswersReport(
+                        outcomes=[each.outcome for each in own],
+                        written=sum(each.is_written for each in own),
+                        round=round_,
+                        mine=pages.answers_from(db, request.labeler),
+                    )
+                )
+        return reports
+
+    def _size_of_pool(self) -> int:
+        """How many samples the pool had a moment ago."""
+        with self._pool_lock:
+            if time.monotonic() - self._pool_looked >= _POOL_LOOK_SECONDS:
+                files = self._run.manifest_files("pool")
+                try:
+                    self._pool_size = Manifest.open(files.filesystem, files.root).size
+                except PoolError:
+                    self._pool_size = 0
+                self._pool_looked = time.monotonic()
+            return self._pool_size
+
+    def _unwritable(self, error: OSError) -> ProblemError:
+        reason = " ".join(str(error).split())
+        return ProblemError("unreachable", f"run {self._run.name}: {reason}; send the labels again")
+
+
+def _refusal(verdicts: Sequence[Verdict]) -> ProblemError:
+    refused = [each.outcome for each in verdicts if each.is_refused]
+    first = refused[0]
+    more = f"; and {len(refused) - 1:,} more" if len(refused) > 1 else ""
+    return ProblemError(
+        "refused-labels",
+        f"{len(refused):,} of {len(verdicts):,} labels are refused, so none was taken: sample "
+        f"{first.sample_id}, {first.outcome.replace('_', ' ')}: {first.detail}{more}",
+        outcomes=[each.model_dump() for each in refused],
+    )

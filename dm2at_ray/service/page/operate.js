@@ -1,0 +1,96 @@
+import { h } from "./dom.js";
+import { confirmed } from "./dialog.js";
+import { announce, warn } from "./notices.js";
+import { counted } from "./words.js";
+
+/** @typedef {import("./types.js").RunStatus} RunStatus */
+/** @typedef {import("./types.js").RunState} RunState */
+
+/** @type {RunState[]} */
+const WORKING = ["submitted", "pending", "running", "awaiting_labels"];
+/** @type {RunState[]} */
+const RESUMABLE = ["paused", "stopped", "failed", "interrupted", "awaiting_labels"];
+/** @type {RunState[]} */
+const OVER = ["stopped", "done"];
+
+/** What an operator does with a run. */
+export class Operations {
+  /**
+   * @param {import("./types.js").App} app
+   * @param {string} run
+   * @param {AbortSignal} signal
+   * @param {(status: RunStatus) => void} changed
+   */
+  constructor(app, run, signal, changed) {
+    this.app = app;
+    this.path = `runs/${encodeURIComponent(run)}`;
+    this.signal = signal;
+    this.changed = changed;
+    this.pause = this.#button("Pause", () => this.#post("pause", "Paused"));
+    this.resume = this.#button("Resume", () => this.#post("resume", "Resumed"));
+    this.stop = this.#button("Stop …", () => this.#stop(run));
+    this.accept = this.#button("Accept what is there …", () => this.#accept());
+    this.element = h(
+      "div",
+      { class: "operations", role: "group", "aria-label": "Operate" },
+      this.pause,
+      this.resume,
+      this.accept,
+      this.stop,
+    );
+    this.stop.classList.add("danger");
+    /** @type {RunStatus | null} */
+    this.status = null;
+  }
+
+  /** @param {RunStatus} status */
+  show(status) {
+    this.status = status;
+    const { state, awaiting } = status;
+    this.pause.hidden = !WORKING.includes(state);
+    this.resume.hidden = !RESUMABLE.includes(state) || !this.app.me.can_start_runs;
+    this.stop.hidden = OVER.includes(state);
+    this.accept.hidden =
+      !awaiting || awaiting.accepted || awaiting.answered === 0 || awaiting.answered >= awaiting.needed;
+  }
+
+  /** @param {string} run */
+  async #stop(run) {
+    const text =
+      "Its job is stopped and nobody is asked for labels any more. What is there stays: it can be resumed later.";
+    if (await confirmed(`Stop ${run}?`, text, "Stop the run")) await this.#post("stop", "Stopped");
+  }
+
+  async #accept() {
+    const round = this.status?.awaiting;
+    if (!round) return;
+    const missing = counted(round.asked - round.answered, "picture");
+    const text =
+      `The run goes on with ${counted(round.answered, "answer")} of ${round.asked} instead of the ` +
+      `${round.needed} that it needs; ${missing} will not be labeled.`;
+    if (!(await confirmed(`Accept round ${round.round} as it is?`, text, "Accept"))) return;
+    await this.#post(`rounds/${round.round}/accept`, "Accepted");
+  }
+
+  /** @param {string} path @param {string} words */
+  async #post(path, words) {
+    try {
+      const answer = await this.app.api.post(`${this.path}/${path}`, {}, { signal: this.signal });
+      announce(words);
+      this.changed("state" in answer ? answer : await this.app.api.get(this.path, { signal: this.signal }));
+    } catch (error) {
+      if (!this.signal.aborted) warn(/** @type {Error} */ (error).message);
+    }
+  }
+
+  /** @param {string} text @param {() => Promise<void>} act */
+  #button(text, act) {
+    const button = h("button", { type: "button" }, text);
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      await act();
+      button.disabled = false;
+    });
+    return button;
+  }
+}
