@@ -147,6 +147,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 KNOW_NO_RAY = {
     "algorithm",
     "bench",
+    "client",
     "neighbors",
     "models",
     "training",

@@ -1,4 +1,4 @@
-"""What the service and its clients say to each other, as typed messages; their docstrings are the API's words."""
+"""What the service and its clients say to each other; the fields' docstrings are the API's words."""
 
 from __future__ import annotations
 

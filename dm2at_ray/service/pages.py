@@ -80,12 +80,10 @@ def all_rounds(db: sqlite3.Connection, now: float) -> list[Round]:
 
 def answers_from(db: sqlite3.Connection, labeler: str) -> int:
     """How many answers of the awaiting round count as those of a labeler."""
-    (count,) = db.execute(
-        "SELECT count(*) FROM queries INDEXED BY queries_by_source "
-        "WHERE round = ? AND answered = 1 AND source = ?",
-        (open_round(db), labeler),
+    row = db.execute(
+        "SELECT samples FROM answers WHERE round = ? AND source = ?", (open_round(db), labeler)
     ).fetchone()
-    return count
+    return 0 if row is None else row[0]
 
 
 def query_page(
