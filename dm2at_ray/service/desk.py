@@ -188,6 +188,25 @@ class Desk:
         self.look()
         return self._commit(_Request(labeler, answers, session, keep_good, add_classes))
 
+    def check(
+        self, labeler: str, answers: Sequence[AnswerIn], *, add_classes: Sequence[str] = ()
+    ) -> AnswersReport:
+        """What would become of answers, those that would be refused among them; nothing is written.
+
+        Raises:
+            ProblemError: The run directory cannot be read.
+        """
+        self.look()
+        with self._index.reading() as db:
+            judge = Judge(db, pages.known_classes(db), self._size_of_pool)
+            verdicts = judge.judge(answers, add_classes, keep_good=True)
+            return AnswersReport(
+                outcomes=[each.outcome for each in verdicts],
+                written=0,
+                round=pages.awaiting(db, self._clock()),
+                mine=pages.answers_from(db, labeler),
+            )
+
     def accept_partial(self, round_index: int, labeler: str) -> Round:
         """Say that the labels which a round has are enough for the run to go on.
 
