@@ -145,7 +145,9 @@ class Labeling {
   #show() {
     const { deck } = this;
     const card = deck.current;
-    const unsent = this.app.outbox.waiting.filter((entry) => entry.run === this.run).length;
+    const { trouble, waiting } = this.app.outbox;
+    // What is on its way for a moment is no news.
+    const unsent = trouble === null ? 0 : waiting.filter((entry) => entry.run === this.run).length;
     this.picture.show(card);
     this.neighbors.show(card?.query ?? null);
     this.strip.show();

@@ -1,0 +1,89 @@
+"""The service as a process, runs that await labels, and people with real browsers."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dm2at_ray.service.tokens import new_token
+
+from ..http.process import ServerProcess
+from .waiting_run import WaitingRun, make_run
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+
+from .visitor import Visitor  # noqa: E402 - it imports playwright
+
+CHROMIUM = shutil.which("chromium")
+PEOPLE = {"ann": "label", "bob": "label", "olga": "operate", "rita": "read"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A service, and what it serves.
+
+    Attributes:
+        url: Of the service.
+        runs: Folder of the runs.
+        tokens: File of the tokens.
+        secrets: Person -> token.
+    """
+
+    url: str
+    runs: Path
+    tokens: Path
+    secrets: dict[str, str]
+
+    def new_run(self, **options: Any) -> WaitingRun:
+        """A run on the digits of its own; options are those of `make_run`."""
+        classes = options.pop("classes", DIGITS)
+        name = f"digits-{uuid.uuid4().hex[:8]}"
+        return make_run(str(self.runs / name), {"source": "digits"}, classes=classes, **options)
+
+
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window."""
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's package chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def place(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A service that asks for tokens."""
+    folder = tmp_path_factory.mktemp("page")
+    tokens = folder / "tokens.yaml"
+    secrets = {name: new_token(tokens, name, role) for name, role in PEOPLE.items()}
+    (folder / "runs").mkdir()
+    with ServerProcess("--runs", folder / "runs", "--tokens", tokens) as server:
+        yield Place(server.url, folder / "runs", tokens, secrets)
+
+
+@pytest.fixture
+def visit(browser: Any, place: Place) -> Iterator[Callable[..., Visitor]]:
+    """`visit()`: a person with a browser of their own; nothing may go wrong on a page of theirs."""
+    with ExitStack() as contexts:
+        people: list[Visitor] = []
+
+        def arrive(url: str = place.url, **options: Any) -> Visitor:
+            people.append(Visitor(browser, url, **options))
+            contexts.callback(people[-1].context.close)
+            return people[-1]
+
+        yield arrive
+        for person in people:
+            person.check()
