@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, metavar="SEED", help="of images and run (0)")
     add("--cpus", type=int, metavar="C", help="CPUs of Ray, and actors (2)")
     add("--object-store-bytes", type=int, metavar="BYTES", help="size of Ray's object store (1 GiB)")
-    add("--block-rows", type=int, metavar="ROWS", help="rows of a piece of work (65,536)")
+    add("--block-rows", type=int, metavar="ROWS", help="rows of a piece of work (16,384)")
     add(
         "--work",
         type=Path,

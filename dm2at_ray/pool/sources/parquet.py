@@ -22,7 +22,7 @@ from dm2at_ray.pool.sources.base import ROWS_PER_TABLE, Source, SourceSpec, Spli
 
 SUFFIXES = (".parquet", ".pq")
 _OPEN_FILES = 32
-_CACHED_BYTES = 256 << 20  # of row groups, per source object; the newest is kept whatever its size
+_CACHED_BYTES = 64 << 20  # of row groups, per source object; the newest is kept whatever its size
 
 
 @dataclass(frozen=True)
