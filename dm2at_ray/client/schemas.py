@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 SESSION = r"^[A-Za-z0-9_-]{1,64}$"
-LARGEST_SAMPLE_ID = 2**62
+LARGEST_SAMPLE_ID = 2**53 - 1
+"""The largest number that JSON carries unharmed through JavaScript and its like."""
 MOST_ANSWERS = 1000
 """Labels in one request."""
 MOST_LEASES = 100
@@ -21,7 +22,17 @@ Role = Literal["read", "label", "operate"]
 """Each may do what those before it may: look; label; start, pause and stop runs."""
 
 RunName = Annotated[str, StringConstraints(pattern=RUN_NAME)]
-SampleId = Annotated[int, Field(ge=0, le=LARGEST_SAMPLE_ID)]
+
+
+def _no_guess(value: object) -> object:
+    """JSON's true and "1" are no numbers, though Python takes them for some."""
+    if isinstance(value, bool | str | bytes):
+        raise ValueError("a number is needed here")
+    return value
+
+
+_NUMBER = BeforeValidator(_no_guess)
+SampleId = Annotated[int, Field(ge=0, le=LARGEST_SAMPLE_ID), _NUMBER]
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -68,7 +79,7 @@ class RunRequest(Message):
     """Its name: also that of its directory below the service's root."""
     config: Annotated[str, StringConstraints(max_length=LONGEST_CONFIG)]
     """The YAML of the run, as `dm2at run` takes it; its own `name` is replaced by the run's."""
-    advance: bool = True
+    advance: StrictBool = True
     """Whether the next step starts by itself as soon as a round has the labels that it needs."""
 
 
@@ -231,7 +242,7 @@ class LeaseRequest(Message):
 
     session: Annotated[str, StringConstraints(pattern=SESSION)]
     """The place where a person labels, such as a window; its own leases are given to it again."""
-    count: Annotated[int, Field(ge=1, le=MOST_LEASES)] = 5
+    count: Annotated[int, Field(ge=1, le=MOST_LEASES), _NUMBER] = 5
     """How many queries to hold in all."""
 
 
@@ -264,7 +275,7 @@ class AnswerIn(Message):
     """Which."""
     label: ClassName | None
     """The name of its class; null for "cannot tell"."""
-    round: Annotated[int, Field(ge=0, le=10**6)] | None = None
+    round: Annotated[int, Field(ge=0, le=10**6), _NUMBER] | None = None
     """The round that asked: where it is given and another one did, the answer is refused."""
 
 
@@ -275,7 +286,7 @@ class AnswersRequest(Message):
     """A sample may be named once."""
     session: Annotated[str, StringConstraints(pattern=SESSION)] | None = None
     """Its leases on these samples end."""
-    keep_good: bool = False
+    keep_good: StrictBool = False
     """Take the others where some are refused; else nothing is written then."""
     add_classes: Annotated[list[ClassName], Field(max_length=100)] = []
     """Operators: classes that the run does not know yet and these labels may name."""

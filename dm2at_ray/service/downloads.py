@@ -111,7 +111,13 @@ class Reports:
         self._charts = Lock()
 
     def report(self, run: RunDirectory) -> Blob:
-        """The report as one HTML page; without pictures where these may not be opened, or cannot be read."""
+        """The report as one HTML page; without pictures where these may not be opened, or cannot be read.
+
+        Raises:
+            ProblemError: `not-there`: the run has not begun.
+        """
+        if not run.files.exists("config.yaml"):
+            raise ProblemError("not-there", f"run {run.name} has not begun, so there is no report of it yet")
         rounds = run.committed_rounds()
         facts: list[object] = [self._places, run.uri]
         for round_ in rounds:

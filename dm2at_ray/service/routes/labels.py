@@ -53,9 +53,7 @@ def labels_status(service: TheService, run: RunInPath) -> Response:
         return told(desk.status())
 
 
-@routes.get(
-    f"{API}/runs/{{run}}/labels/said", "read", gives=SaidPage, problems=("unknown-run", "unknown-sample")
-)
+@routes.get(f"{API}/runs/{{run}}/labels/said", "read", gives=SaidPage, problems=_NOT_THERE)
 def list_said(
     service: TheService,
     run: RunInPath,

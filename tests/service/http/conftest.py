@@ -51,6 +51,9 @@ def made_runs(tmp_path_factory: pytest.TempPathFactory) -> AskedRun:
     asked = make_asked_run(str(folder / "digits"))
     done = make_digits_run(str(folder / "done"))
     done.directory.write_class_names(NAMES)
+    said = {"reason": "as a test has it", "stage": "", "time": 1_760_000_000.0}
+    asked.directory.write_status({"phase": "awaiting_labels", "round": 1, "labeled": 4, "pool": 1433, **said})
+    done.directory.write_status({"phase": "done", "round": 1, "labeled": 20, "pool": 1417, **said})
     for name in ("metrics.json", "model/model.json", "model/model.safetensors"):
         asked.directory.round(0).files.write_bytes(name, done.directory.round(0).files.read_bytes(name))
     return asked

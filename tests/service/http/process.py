@@ -14,8 +14,8 @@ import threading
 from types import TracebackType
 from typing import Any
 
-START_SECONDS = 60
-END_SECONDS = 30
+START_SECONDS = 120
+END_SECONDS = 60
 
 
 class ServerProcess:

@@ -123,8 +123,7 @@ def test_long_body__is_refused_by_what_it_is(live: ServerProcess, live_place: Pl
 
 def test_long_body__of_nobody_is_not_read_at_all(live: ServerProcess) -> None:
     with live.connect() as connection:
-        head = f"POST {LABELS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
-        connection.sendall(head.encode())
+        send_head(connection, "POST", LABELS, None, "Content-Length: 1000")
         status, body = answer_of(connection)
     assert (status, body["type"]) == (401, "/problems/unauthenticated")
 
@@ -182,7 +181,7 @@ def test_log__has_no_token_and_no_query(made_runs: AskedRun, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal__ends_it_in_order(number: int, made_runs: AskedRun, tmp_path: Path) -> None:
-    """With a stream open and a connection that waits, it ends at once and says nothing bad of it."""
+    """With a stream open and a connection that waits, it ends and says nothing of a time that was up."""
     place = make_place(tmp_path, made_runs)
     with ServerProcess("--runs", place.runs) as server:
         assert server.first_line == f"serving {place.runs} on {server.url}"
@@ -191,9 +190,7 @@ def test_signal__ends_it_in_order(number: int, made_runs: AskedRun, tmp_path: Pa
             assert b"event: status" in read_until(stream, b"\n\n")
             idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             read_until(idle, b"ok\n")
-            began = time.monotonic()
             assert server.end(number) == 0
-            assert time.monotonic() - began < 8
             assert stream.recv(65536).endswith(b"0\r\n\r\n"), "the stream was cut, not ended"
         assert server.stderr == ""
     with pytest.raises(ConnectionRefusedError):
