@@ -33,6 +33,8 @@ LABELS_SECONDS = 0.2
 """Labels that come in such a time are looked at together."""
 AGAIN_SECONDS = 2.0
 """After so long a run is looked at again that is about to change."""
+SILENT_SECONDS = 10.0
+"""After so long a cluster is tried again that did not do what it was told."""
 PAGE_NAMES = 200
 
 logger = logging.getLogger(__name__)
@@ -122,7 +124,7 @@ class Control:
                     config.to_yaml(),
                     who,
                     self._now(),
-                    due=before is None or not facts.driver_lives,
+                    due=not facts.driver_lives and facts.word.phase != "awaiting_labels",
                 )
                 self._write(directory, intent)
             elif (intent.advance, intent.config) != (request.advance, config.to_yaml()):
@@ -224,8 +226,8 @@ class Control:
         if intent.wanted != "running" and facts.has_last_word and intent.ending == intent.job:
             return None
         job = self._runs.job_word(intent.job) if intent.job is not None else None
-        if job is not None and job.lives and (intent.due or intent.wanted != "running"):
-            assert intent.job is not None
+        is_in_the_way = intent.due or intent.wanted != "running"
+        if intent.job is not None and job is not None and job.lives and is_in_the_way:
             self._end_job(name, intent.job)
             return AGAIN_SECONDS
         awaited: list[Round | None] = []
@@ -236,15 +238,17 @@ class Control:
             return awaited[0]
 
         if is_due(facts, job, round_of):
-            self._submit(name, facts, round_of)
-            return None
+            return None if self._submit(name, facts, round_of) else SILENT_SECONDS
+        if job is not None and job.state == "SILENT" and is_in_the_way:
+            return SILENT_SECONDS
         is_about_to_end = job is not None and job.lives and facts.word.stage in ("", "export")
         if is_about_to_end and intent.advance and has_enough(round_of()):
             # The driver may have looked just before the last label came.
             return AGAIN_SECONDS
         return None
 
-    def _submit(self, name: str, facts: Facts, round_of: Callable[[], Round | None]) -> None:
+    def _submit(self, name: str, facts: Facts, round_of: Callable[[], Round | None]) -> bool:
+        """Have a job play the run; whether that could be done."""
         jobs, intent = self._cluster(), facts.intent
         assert intent is not None
         directory = self._runs.place(name)
@@ -268,13 +272,14 @@ class Control:
             logger.warning("run %s: its job could not be submitted: %s", name, error)
             if str(error) != intent.trouble:
                 self._write(directory, replace(intent, due=True, trouble=str(error)))
-            return
+            return False
         logger.info("run %s: job %s", name, job)
         # A word that the job has said meanwhile is its own.
         self._write(
             directory,
             replace(intent, job=job, due=False, ending=None, heard=facts.word.time, tried=tried, trouble=""),
         )
+        return True
 
     def _end_job(self, name: str, job: str) -> None:
         """Have a job end, and look again whether it has: one that has not begun does not hear it."""

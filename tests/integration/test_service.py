@@ -149,7 +149,8 @@ def test_start__is_one_run_however_often_it_is_posted(played: Played) -> None:
 def test_jobs__are_one_for_each_step_and_one_for_the_resume(played: Played) -> None:
     jobs = played.cluster.jobs(f"dm2at-{NAME}-")
     assert [job.split("-")[3:] for job in jobs] == [[], ["2"], ["3"], ["4"]]
-    assert sorted(jobs.values())[:1] == ["STOPPED"]
+    # The last one may be on its way out.
+    assert list(jobs.values())[:3] == ["SUCCEEDED", "STOPPED", "SUCCEEDED"]
     assert played.caller.status()["job"] == max(jobs)
 
 

@@ -207,7 +207,7 @@ def test_start__of_a_cluster_that_does_not_answer_is_finished_later(world: World
     assert world.start()
     assert world.state == "submitted"
     assert "connection refused" in world.reason
-    world.control.carry_on("mine")
+    assert world.control.carry_on("mine") is not None, "it is tried again"
     assert world.api.submitted == []
     world.api.is_down = False
     world.control.carry_on("mine")
@@ -290,6 +290,18 @@ def test_start__takes_over_a_run_that_was_begun_by_hand(world: World) -> None:
     assert not world.start()
     (job,) = world.api.submitted
     assert yaml.safe_load(world.api.configs[job])["name"] == "by.hand", "else its driver would be refused"
+
+
+def test_start__takes_over_a_run_that_awaits_labels(world: World) -> None:
+    directory = RunDirectory(str(world.folder / "mine"))
+    directory.write_config(Config.from_mapping({**yaml.safe_load(PEOPLE), "name": "mine"}))
+    world.says("awaiting_labels")
+    world.desks.has(39)
+    assert not world.start()
+    assert world.api.submitted == []
+    world.desks.has(40)
+    world.control.carry_on("mine")
+    assert len(world.api.submitted) == 1
 
 
 def test_start__disturbs_no_driver_that_was_started_by_hand(world: World) -> None:
@@ -438,6 +450,7 @@ def test_pause__of_a_cluster_that_does_not_answer_is_done_later(world: World) ->
     world.api.is_down = True
     assert problem_of(lambda: world.control.pause("mine", "ann"))[0] == "unreachable"
     assert world.state == "paused"
+    assert world.control.carry_on("mine") is not None, "it is tried again"
     world.api.is_down = False
     swept(world.serve())
     assert world.api.stopped == world.api.submitted
