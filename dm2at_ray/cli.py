@@ -18,6 +18,7 @@ from dm2at_ray.commands.interrupts import Interrupted, signals_raise
 from dm2at_ray.commands.options import JsonOption, RunDirArgument
 from dm2at_ray.commands.pool import pool
 from dm2at_ray.commands.predict import predict
+from dm2at_ray.commands.run_argument import RunArgument
 from dm2at_ray.commands.serve import serve, token
 from dm2at_ray.commands.submit import submit
 from dm2at_ray.errors import UserError
@@ -89,14 +90,16 @@ def run(
 
 @app.command()
 def status(
-    run_dir: RunDirArgument,
+    run_dir: RunArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Tell where a run is: the driver's own word while it works, else what it left."""
     from dm2at_ray.monitoring.tables import rounds_table
+    from dm2at_ray.remote import is_remote
+    from dm2at_ray.remote.status import read_status as read_remote_status
     from dm2at_ray.status import read_status, status_lines
 
-    found = read_status(run_dir)
+    found = read_remote_status(run_dir) if is_remote(run_dir) else read_status(run_dir)
     if as_json:
         print(json.dumps(found, indent=1))
         return

@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config_help",
         "launch",
         "monitoring",
+        "remote",
         "run_report",
         "status",
         ROOT,
@@ -40,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "pool_build",
         "pool_check",
         "preflight",
+        "remote",
         "run_evaluation",
         "run_export",
         "run_prediction",
@@ -118,6 +120,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         ROOT,
     },
     "client": set(),
+    "remote": {"client", "labeling", "pool", "store", "uri"},
     "actor": {"config", "driver", "journal", "monitoring", "preflight", "store"},
     "driver": {
         "config",

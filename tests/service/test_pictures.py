@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dm2at_ray.labeling import LabelBook, export_queries
-from dm2at_ray.labeling.export import ExportSettings
+from dm2at_ray.labeling import ExportSettings, LabelBook, export_queries
 from dm2at_ray.pool import Source, open_source
 from dm2at_ray.service import pictures as module
 from dm2at_ray.service.guarded import GuardedSource
