@@ -138,7 +138,12 @@ class Labeling {
       // The stream may be behind the answer to what this page has just sent.
       if (awaits.answered >= this.deck.round.answered) this.deck.round = awaits;
     }
-    if (awaits?.round !== before.awaiting?.round || status.state !== before.state) this.deck.fill();
+    // Somebody has given pictures back, or answered the last one.
+    const isFree =
+      awaits !== null && (awaits.answered === awaits.asked || awaits.answered + awaits.leased < awaits.asked);
+    const isWaiting = this.deck.state === "held" && isFree;
+    if (isWaiting || awaits?.round !== before.awaiting?.round || status.state !== before.state)
+      this.deck.fill();
     this.#show();
   }
 

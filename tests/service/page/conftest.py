@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from dm2at_ray.service.tokens import new_token
+from dm2at_ray.service.auth import LOOK_SECONDS
+from dm2at_ray.service.tokens import new_token, revoke_token
 
 from ..http.process import ServerProcess
 from .waiting_run import WaitingRun, make_run
@@ -21,8 +23,9 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 
 from .visitor import Visitor  # noqa: E402 - it imports playwright
 
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 CHROMIUM = shutil.which("chromium")
-PEOPLE = {"ann": "label", "bob": "label", "olga": "operate", "rita": "read"}
+PEOPLE = {"ann": "label", "bob": "label", "eve": "label", "kim": "label", "olga": "operate", "rita": "read"}
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,18 @@ class Place:
     tokens: Path
     secrets: dict[str, str]
 
+    def renew(self, person: str) -> str:
+        """Take a person's token back and make them another, which the service knows when this returns."""
+        revoke_token(self.tokens, person)
+        token = new_token(self.tokens, person, PEOPLE[person])
+        time.sleep(LOOK_SECONDS + 0.2)
+        return token
+
     def new_run(self, **options: Any) -> WaitingRun:
         """A run on the digits of its own; options are those of `make_run`."""
         classes = options.pop("classes", DIGITS)
         name = f"digits-{uuid.uuid4().hex[:8]}"
         return make_run(str(self.runs / name), {"source": "digits"}, classes=classes, **options)
-
-
-DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 @pytest.fixture(scope="session")

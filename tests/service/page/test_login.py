@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from playwright.sync_api import expect
 
-from dm2at_ray.service.tokens import new_token, revoke_token
-
 from .conftest import Place
 from .visitor import Visitor
 
@@ -71,19 +69,20 @@ def test_login__a_token_taken_back_while_labeling_costs_nothing(
 ) -> None:
     run = place.new_run()
     visitor = visit()
-    visitor.label_run(run.directory.name, new_token(place.tokens, "eve", "label"))
+    visitor.label_run(run.directory.name, place.secrets["eve"])
     first = visitor.sample
     visitor.answer(run.truth[first])
     visitor.all_sent()
 
-    revoke_token(place.tokens, "eve")
-    visitor.page.wait_for_timeout(1500)
+    visitor.context.set_offline(True)
     second = visitor.sample
     visitor.answer(run.truth[second])
+    renewed = place.renew("eve")
+    visitor.context.set_offline(False)
     expect(visitor.page.get_by_role("heading", name="Log in again")).to_be_visible()
     assert second not in run.said()
 
-    visitor.log_in(new_token(place.tokens, "eve", "label"))
+    visitor.log_in(renewed)
     visitor.all_sent()
     assert run.said() == {first: run.truth[first], second: run.truth[second]}
     assert visitor.sample not in (first, second)
@@ -94,11 +93,12 @@ def test_login__answers_of_one_person_are_never_sent_by_another(
 ) -> None:
     run = place.new_run()
     visitor = visit()
-    visitor.label_run(run.directory.name, new_token(place.tokens, "kim", "label"))
-    revoke_token(place.tokens, "kim")
-    visitor.page.wait_for_timeout(1500)
+    visitor.label_run(run.directory.name, place.secrets["kim"])
+    visitor.context.set_offline(True)
     sample = visitor.sample
-    visitor.page.keyboard.press("1")
+    visitor.answer("zero")
+    renewed = place.renew("kim")
+    visitor.context.set_offline(False)
 
     visitor.log_in(place.secrets["bob"])
     expect(visitor.page.locator("#who")).to_contain_text("bob")
@@ -106,7 +106,7 @@ def test_login__answers_of_one_person_are_never_sent_by_another(
     assert run.said() == {}
 
     visitor.page.get_by_role("button", name="Log out").click()
-    visitor.log_in(new_token(place.tokens, "kim", "label"))
+    visitor.log_in(renewed)
     expect(visitor.page.locator("#who")).to_contain_text("kim")
     visitor.all_sent()
     assert run.said() == {sample: "zero"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +52,22 @@ class WaitingRun:
         """What counts of the samples of the round, by what is on disk."""
         counts = LabelBook(self.directory).effective(self.asked)
         return dict(zip(counts["sample_id"].to_pylist(), counts["label"].to_pylist(), strict=True))
+
+    def answer(self, ids: Sequence[int]) -> None:
+        """Have somebody answer samples of the round elsewhere, rightly."""
+        _answer(self, self.round, ids)
+
+    def next_round(self, asked: int) -> WaitingRun:
+        """Commit the round and have the next one await labels, as a driver does."""
+        self.directory.round(self.round).write_metrics(_metrics(self.round, 100, len(self.truth)))
+        self.directory.round(self.round).commit()
+        rounds = [self.directory.round(index) for index in range(self.round + 1)]
+        taken = {sample for round_ in rounds for sample in round_.query_ids().tolist()}
+        free = [sample for sample in range(len(self.truth)) if sample not in taken]
+        later = replace(self, asked=free[:asked], round=self.round + 1)
+        _ask(later, later.round, later.asked)
+        self.directory.write_status(_status(later, 100))
+        return later
 
     def words(self) -> list[dict[str, Any]]:
         """Everything that was said of the samples of the round, oldest first."""
@@ -133,7 +148,7 @@ def _ask(run: WaitingRun, index: int, ids: Sequence[int]) -> None:
 def _answer(run: WaitingRun, index: int, ids: Sequence[int]) -> None:
     labels = [run.truth[each] for each in ids]
     table = pa.table({"sample_id": ids, "label": labels, "round": [index] * len(ids)})
-    LabelBook(run.directory).append(table, "ann", datetime(2025, 11, 3 + index, tzinfo=timezone.utc))
+    LabelBook(run.directory).append(table, "zoe")
 
 
 def _write_neighbors(run: WaitingRun, chosen: Sequence[int], images: np.ndarray) -> None:
