@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,9 +20,10 @@ from dm2at_ray.pool.location import Location
 from dm2at_ray.pool.packing import CHANNELS, mean_bytes, pack
 from dm2at_ray.pool.pieces import Piece, cut
 from dm2at_ray.pool.sources import Source, SourceSpec, Split, open_source
-from dm2at_ray.pool_lease import held
 from dm2at_ray.pool_tasks import Stages, gather, ray_for_pools
-from dm2at_ray.store.lease import LEASE_FILE
+from dm2at_ray.store import Lease
+from dm2at_ray.store.files import Files
+from dm2at_ray.store.lease import LEASE_FILE, Terms
 
 TASK_RETRIES = 10
 _OWN_NAMES = {CATALOG_FILE, LEASE_FILE, "build", "manifest", "shards"}
@@ -73,7 +75,8 @@ def build_pool(request: Request, view: ProgressView) -> Catalog:
     directory = PoolDirectory.at(request.out, "OUT")
     _refuse_inside(directory, request)
     _refuse_others(directory)
-    with held(directory, view.message) as check_lease:
+    lease = packing_lease(directory)
+    with lease.held(view.message):
         there = directory.find_catalog()
         if there is not None:
             if [_without_place(entry) for entry in there.additions] != [request.to_json()]:
@@ -86,7 +89,7 @@ def build_pool(request: Request, view: ProgressView) -> Catalog:
         sources = [open_source(spec) for spec in request.sources]
         size, channels = _native_size(request, sources)
         base = Catalog(image_size=size, channels=channels)
-        return _pack_all(directory, base, request, sources, view, check_lease)
+        return _pack_all(directory, base, request, sources, view, lease)
 
 
 def add_to_pool(request: Request, view: ProgressView) -> Catalog:
@@ -105,9 +108,18 @@ def add_to_pool(request: Request, view: ProgressView) -> Catalog:
     directory = PoolDirectory.at(request.out, "OUT")
     _refuse_inside(directory, request)
     directory.catalog()
-    with held(directory, view.message) as check_lease:
+    lease = packing_lease(directory)
+    with lease.held(view.message):
         sources = [open_source(spec) for spec in request.sources]
-        return _pack_all(directory, directory.catalog(), request, sources, view, check_lease)
+        return _pack_all(directory, directory.catalog(), request, sources, view, lease)
+
+
+def packing_lease(directory: PoolDirectory) -> Lease:
+    """The right to pack into a pool directory, which one process has at a time."""
+    terms = Terms(
+        f"pool {directory.place.uri}", "process", "packs into it", "wait for it, or end it", PoolError
+    )
+    return Lease(Files(directory.place.filesystem, directory.place.path), uuid.uuid4().hex, terms=terms)
 
 
 def united_names(own: tuple[str, ...] | None, sources: list[Source]) -> list[str] | None:
@@ -122,7 +134,7 @@ def _pack_all(
     request: Request,
     sources: list[Source],
     view: ProgressView,
-    check_lease: Callable[[], None],
+    lease: Lease,
 ) -> Catalog:
     wanted = request.to_json()
     building = Building.begin(directory, wanted, base)
@@ -150,10 +162,10 @@ def _pack_all(
         stages.begin("pack")
         with closing(gather(start(), stages)) as packed:
             for _ in packed:
-                check_lease()
+                lease.check()
         stages.end()
         stages.begin("manifest")
-        check_lease()
+        lease.check()
         catalog = building.finish(pieces, names, wanted)
         stages.end()
     return catalog

@@ -12,37 +12,18 @@ import pyarrow.compute as pc
 from dm2at_ray.config import Config
 from dm2at_ray.errors import ConfigError, PoolError
 from dm2at_ray.pool import SOURCES, Source, SourceSpec, open_source
+from dm2at_ray.pool.named import NO_PATH
 from dm2at_ray.pool.sources.guess import guess_kind
 from dm2at_ray.source_spec import source_spec
 from dm2at_ray.stages.prediction_files import PredictionFiles
-from dm2at_ray.uri import absolute_uri
 
 Split = Literal["pool", "test"]
-_NO_PATH = "digits"
-"""The kind that comes with a library."""
 _OPTIONS = {
     "path": "SOURCE",
     "source": "--kind",
     "image_column": "--image-column",
     "label_column": "--label-column",
 }
-
-
-def parse_source(source: str) -> tuple[str | None, str | None]:
-    """What a user writes for a source, as its kind, where that is said, and its path or URI.
-
-    Examples:
-        >>> parse_source("parquet:s3://bucket/images"), parse_source("s3://bucket/images")
-        (('parquet', 's3://bucket/images'), (None, 's3://bucket/images'))
-        >>> parse_source("digits")
-        ('digits', None)
-    """
-    head, _, rest = source.partition(":")
-    if head == _NO_PATH and not rest:
-        return head, None
-    if head in SOURCES and rest and not rest.startswith("//"):
-        return head, absolute_uri(rest)
-    return None, absolute_uri(source)
 
 
 def spec_of(
@@ -69,7 +50,7 @@ def spec_of(
     spec = replace(
         source_spec(config),
         kind=kind,
-        path=None if kind == _NO_PATH else path,
+        path=None if kind == NO_PATH else path,
         test_path=None,
         image_column=image_column or config.data.image_column,
         label_column=label_column or config.data.label_column,

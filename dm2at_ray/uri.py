@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 
 def absolute_uri(uri: str) -> str:
-    """A URI as it is, a local path made absolute: workers start in other directories.
+    """A URI as it is, a local path made absolute, without `..`: workers start in other directories.
 
     Examples:
         >>> absolute_uri("s3://bucket/run")
         's3://bucket/run'
     """
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    return uri if "://" in uri else os.path.abspath(Path(uri).expanduser())
 
 
 def holds_secret(uri: str) -> bool:

@@ -81,13 +81,15 @@ class Location:
         """
         return self.filesystem.get_file_info(self.path)
 
+    def file_infos(self) -> list[fs.FileInfo]:
+        """All files at or below this place that are not hidden, sorted by their filesystem paths."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
+        files = [info for info in found if info.type == fs.FileType.File and not self._hidden(info.path)]
+        return sorted(files, key=lambda info: info.path)
+
     def files(self) -> list[str]:
-        """All files at or below this place that are not hidden, as sorted filesystem paths."""
-        selector = fs.FileSelector(self.path, recursive=True)
-        found = [
-            info.path for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File
-        ]
-        return sorted(path for path in found if not self._hidden(path))
+        """Their paths alone."""
+        return [info.path for info in self.file_infos()]
 
     def folders(self) -> list[str]:
         """The sub-folders directly below this place that are not hidden, as sorted filesystem paths."""

@@ -20,7 +20,7 @@ from dm2at_ray import Config, run
 from dm2at_ray.pool import Manifest, SourceSpec, open_source
 from dm2at_ray.pool.content import content_hash
 from dm2at_ray.pool.directory import PoolDirectory
-from dm2at_ray.pool_lease import held
+from dm2at_ray.pool_build import packing_lease
 from dm2at_ray.store import RunDirectory
 
 from .commands import Command, tiny_config
@@ -157,7 +157,7 @@ def test_add__appends_and_ids_stay(
     (more / "red").mkdir()
     shutil.copy(folder / "blue" / "003.png", more / "violet" / "known.png")
     (more / "red" / "new.png").write_bytes(uncompressed(0, size=16))
-    with held(PoolDirectory.at(str(pool)), print):
+    with packing_lease(PoolDirectory.at(str(pool))).held():
         refused = dm2at("pool", "add", pool, more)
     assert refused.code == 2
     assert refused.stderr.startswith(f"pool {str(pool)!r}".replace("'", "") + f": process {os.getpid()} on ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,13 +12,15 @@ from pyarrow import fs
 from dm2at_ray.errors import PoolError
 from dm2at_ray.pool.decode import Raw, UnreadableImage
 from dm2at_ray.pool.fetch import read_file, side_by_side
-from dm2at_ray.pool.location import Location, one_line
-from dm2at_ray.pool.sources.base import Source, SourceSpec, Split, entry_table, required_path
+from dm2at_ray.pool.location import one_line
+from dm2at_ray.pool.sources.base import ENTRY_SCHEMA, Split
+from dm2at_ray.pool.sources.labels import class_numbers
+from dm2at_ray.pool.sources.parted import Part, PartedSource
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 
-class ImageFolder(Source):
+class ImageFolder(PartedSource):
     """Image files below a folder; an image's class is the name of the sub-folder directly below it.
 
     Classes are numbered by sorted name, or as ``class_names`` has them. Files outside all sub-folders, and
@@ -28,78 +30,79 @@ class ImageFolder(Source):
 
     kind = "image_folder"
 
-    def __init__(self, spec: SourceSpec) -> None:
-        super().__init__(spec)
-        self._root = Location.of(required_path(spec))
-        self._test_root = None if spec.test_path is None else Location.of(spec.test_path, "data.test_path")
-        self.has_test_split = self._test_root is not None
-
     @property
     def class_names(self) -> list[str] | None:
         """The spec's names, else the pool's sub-folders, else those of the test images."""
         if self.spec.class_names is not None:
             return list(self.spec.class_names)
-        return self._pool_classes or self._test_classes or None
+        return self._pool_folders or self._test_folders or None
 
-    def entries(self, split: Split) -> Iterator[pa.Table]:
-        """First the files directly in the folder, then class by class, each in the order of its paths."""
-        root, field = self._place(split)
-        classes = self._test_classes if split == "test" else self._pool_classes
-        numbers = {name: number for number, name in enumerate(self.class_names or ())}
-        unknown = [name for name in classes if name not in numbers]
+    def learn_classes(self, labels: Iterable[tuple[str, pa.Array]]) -> None:
+        """Nothing to learn: sub-folders are classes, also empty ones."""
+
+    def parts(self, split: Split) -> list[Part]:
+        """The folder itself, for the files directly in it, then class by class."""
+        root, names = self._roots[split], self.class_names or ()
+        folders = self._test_folders if split == "test" else self._pool_folders
+        unknown = [name for name in folders if name not in names]
         if unknown:
             raise PoolError(
-                f"{field} {root.uri!r}: sub-folder {unknown[0]!r} is none of the classes "
-                f"{', '.join(numbers)}; rename it, or list it in data.class_names"
+                f"{self._where(split, root.uri)}: sub-folder {unknown[0]!r} is none of the classes "
+                f"{', '.join(names)}; rename it, or list it in data.class_names"
             )
-        direct = root.filesystem.get_file_info(fs.FileSelector(root.path))
-        paths = sorted(info.path for info in direct if info.type == fs.FileType.File)
-        yield self._table(root, paths, label=None)
-        for name in classes:
-            yield self._table(root, root.child(f"{root.path}/{name}").files(), label=numbers[name])
+        return [Part(root.path), *(Part(f"{root.path}/{name}") for name in folders)]
+
+    def list_part(self, split: Split, path: str) -> Iterator[pa.Table]:
+        """The files of a class in the order of their paths, or those directly in the folder."""
+        root = self._roots[split]
+        label = None
+        if path == root.path:
+            direct = root.filesystem.get_file_info(fs.FileSelector(path))
+            paths = sorted(info.path for info in direct if info.type == fs.FileType.File)
+        else:
+            label = path.rsplit("/", 1)[-1]
+            paths = root.child(path).files()
+        names = ((path, path.rsplit("/", 1)[-1]) for path in paths)
+        images = [
+            path for path, name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+        uris = pa.array([root.child(path).uri for path in images], pa.string())
+        rows = pa.array(np.zeros(len(images), dtype=np.int64))
+        labels = pa.array([label] * len(images), pa.string())
+        yield pa.table({"uri": uris, "row": rows, "label": labels})
+
+    def numbered(self, split: Split, path: str, table: pa.Table) -> pa.Table:
+        """What `list_part` has given, as entries; folders are classes whatever the label column."""
+        numbers = class_numbers(table["label"].combine_chunks(), "string", self.class_names or [])
+        return pa.table([table["uri"], table["row"], numbers], schema=ENTRY_SCHEMA)
 
     def read(self, uris: Sequence[str], rows: Sequence[int]) -> list[Raw]:
         """The files' bytes."""
         return side_by_side(self._read_file, uris)
 
     @cached_property
-    def _pool_classes(self) -> list[str]:
-        return self._classes("pool")
+    def _pool_folders(self) -> list[str]:
+        return self._folders("pool")
 
     @cached_property
-    def _test_classes(self) -> list[str]:
-        return self._classes("test") if self.has_test_split else []
+    def _test_folders(self) -> list[str]:
+        return self._folders("test") if self.has_test_split else []
 
-    def _place(self, split: Split) -> tuple[Location, str]:
-        if split == "test" and self._test_root is not None:
-            return self._test_root, "data.test_path"
-        return self._root, "data.path"
-
-    def _classes(self, split: Split) -> list[str]:
-        root, field = self._place(split)
+    def _folders(self, split: Split) -> list[str]:
+        root = self._roots[split]
+        where = self._where(split, root.uri)
         try:
             found = root.info().type
             if found == fs.FileType.Directory:
                 return [path.rsplit("/", 1)[-1] for path in root.folders()]
         except OSError as error:
-            raise PoolError(
-                f"{field} {root.uri!r}: {one_line(error)}; give a folder that can be read"
-            ) from error
+            raise PoolError(f"{where}: {one_line(error)}; give a folder that can be read") from error
         what = "no such folder" if found == fs.FileType.NotFound else "not a folder"
-        raise PoolError(f"{field} {root.uri!r}: {what}; give a folder of images, with one sub-folder a class")
-
-    def _table(self, root: Location, paths: list[str], label: int | None) -> pa.Table:
-        names = ((path, path.rsplit("/", 1)[-1]) for path in paths)
-        images = [
-            path for path, name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-        labels = None if label is None else np.full(len(images), label, dtype=np.int64)
-        uris = [root.child(path).uri for path in images]
-        return entry_table(uris, np.zeros(len(images), dtype=np.int64), labels)
+        raise PoolError(f"{where}: {what}; give a folder of images, with one sub-folder a class")
 
     def _read_file(self, uri: str) -> Raw:
-        for root in filter(None, (self._root, self._test_root)):
-            path = root.resolve(uri)
-            if path is not None:
-                return read_file(root.filesystem, path, uri)
-        return UnreadableImage("not below data.path or data.test_path")
+        found = self._find(uri)
+        if found is None:
+            return UnreadableImage("not below data.path or data.test_path")
+        split, path = found
+        return read_file(self._roots[split].filesystem, path, uri)
