@@ -290,7 +290,7 @@ class AnswersRequest(Message):
     """Take the others where some are refused; else nothing is written then."""
     add_classes: Annotated[list[ClassName], Field(max_length=100)] = []
     """Operators: classes that the run does not know yet and these labels may name."""
-    check: bool = False
+    check: StrictBool = False
     """Only tell what would become of them: nothing is written, and what would be refused is no error."""
 
 

@@ -204,7 +204,7 @@ class Desk:
                 outcomes=[each.outcome for each in verdicts],
                 written=0,
                 round=pages.awaiting(db, self._clock()),
-                mine=pages.answers_from(db, labeler),
+                mine=pages.answers_from(db, labeler, pages.open_round(db)),
             )
 
     def accept_partial(self, round_index: int, labeler: str) -> Round:
