@@ -65,9 +65,10 @@ def test_schemathesis__finds_no_defect_and_no_difference(address: str, place: Pl
         *("--header", f"Authorization: {place.bearer('operate')['Authorization']}"),
         # It does not end; tests/service/http/test_events.py reads it.
         *("--exclude-operation-id", "run_events"),
-        *("--generation-deterministic", "--max-examples", "15", "--no-shrink"),
+        *("--generation-deterministic", "--max-examples", "40", "--no-shrink"),
         *("--request-timeout", "60", "--no-color"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=SECONDS)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
-    assert f"Tested: {len(ROUTES) - 1}" in done.stdout
+    # All but that one, and the description itself, which schemathesis leaves out.
+    assert f"Tested: {len(ROUTES) - 2}" in done.stdout
