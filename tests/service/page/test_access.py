@@ -88,7 +88,9 @@ def test_access__nothing_is_wider_than_a_phone(place: Place, visit: Callable[...
     visitor = visit(**PHONE)
     for path in ("", "/label", "/disagreements"):
         visitor.open(f"/#/runs/{run.directory.name}{path}", None if path else place.secrets["olga"])
-        visitor.page.locator({"": "#labels table", "/label": PICTURE, "/disagreements": ".empty"}[path]).first.wait_for()
+        visitor.page.locator(
+            {"": "#labels table", "/label": PICTURE, "/disagreements": ".empty"}[path]
+        ).first.wait_for()
         assert visitor.page.evaluate("document.documentElement.scrollWidth") == 360
     # What is pressed all the time is on the screen without scrolling.
     visitor.label_run(run.directory.name)
@@ -143,9 +145,9 @@ def test_access__tab_goes_through_the_page_and_out_again(place: Place, visit: Ca
     else:
         pytest.fail(f"the focus never leaves the page: {seen}")
     assert seen[0] == "Skip to the content"
-    assert [name for name in seen if name in ("Overview", "1zero", "0nine", "SpaceCannot tell", "⌫Undo", "Keys")] == [
-        *("Overview", "1zero", "0nine", "SpaceCannot tell", "⌫Undo", "Keys")
-    ]
+    assert [
+        name for name in seen if name in ("Overview", "1zero", "0nine", "SpaceCannot tell", "⌫Undo", "Keys")
+    ] == [*("Overview", "1zero", "0nine", "SpaceCannot tell", "⌫Undo", "Keys")]
 
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
@@ -186,4 +188,6 @@ def test_access__the_page_names_no_other_host_and_loads_all_its_modules_at_once(
     }
     assert not hosts
     modules = {name for name in texts if name.endswith(".js")} - {"theme.js", "main.js", "types.js"}
-    assert {name for name in modules if f'rel="modulepreload" href="static/{name}"' in texts["index.html"]} == modules
+    assert {
+        name for name in modules if f'rel="modulepreload" href="static/{name}"' in texts["index.html"]
+    } == modules

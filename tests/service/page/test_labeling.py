@@ -47,7 +47,9 @@ def test_labeling__by_buttons_a_finger_can_hit(place: Place, ann: Callable[..., 
     names = {run.asked[0]: "seven", run.asked[1]: None, run.asked[2]: "nine"}
     for name in names.values():
         sample = visitor.sample
-        button = visitor.class_button(name) if name else visitor.page.get_by_role("button", name="Cannot tell")
+        button = (
+            visitor.class_button(name) if name else visitor.page.get_by_role("button", name="Cannot tell")
+        )
         button.tap()
         expect(visitor.page.locator(f"{PICTURE}[data-sample-id='{sample}']")).to_have_count(0)
     visitor.all_sent()

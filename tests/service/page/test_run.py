@@ -24,10 +24,15 @@ def test_run__curves_are_drawn_and_told(place: Place, visit: Callable[..., Visit
     visitor.page.get_by_role("link", name=run.directory.name).click()
 
     chart = visitor.page.get_by_role("img", name="Accuracy against the number of labels")
-    expect(chart).to_have_attribute("aria-label", "Accuracy against the number of labels: clean 61.2 % at 12 labels, 77.1 % at 36; FGSM 43.7 % at 12 labels, 61.3 % at 36; PGD 39.1 % at 12 labels, 56.2 % at 36")
+    expect(chart).to_have_attribute(
+        "aria-label",
+        "Accuracy against the number of labels: clean 61.2 % at 12 labels, 77.1 % at 36; FGSM 43.7 % at 12 labels, 61.3 % at 36; PGD 39.1 % at 12 labels, 56.2 % at 36",
+    )
     expect(chart.locator(".series")).to_have_count(3)
     for series, attack in zip(chart.locator(".series").all(), ("clean", "fgsm", "pgd"), strict=True):
-        heights = series.locator(".mark").evaluate_all("marks => marks.map(mark => mark.getBoundingClientRect().y)")
+        heights = series.locator(".mark").evaluate_all(
+            "marks => marks.map(mark => mark.getBoundingClientRect().y)"
+        )
         # Higher is better, and so is it drawn: in the order of the figures.
         values = [accuracy[attack] for accuracy in ACCURACIES]
         assert sorted(heights, reverse=True) == heights, values
@@ -108,7 +113,9 @@ def test_run__an_operator_accepts_pauses_and_stops(place: Place, visit: Callable
     ann.label_run(name, place.secrets["ann"])
     ann.label(2, lambda sample: run.truth[sample])
     accept.click()
-    expect(page.get_by_role("dialog")).to_contain_text("The run goes on with 2 answers of 12 instead of the 12")
+    expect(page.get_by_role("dialog")).to_contain_text(
+        "The run goes on with 2 answers of 12 instead of the 12"
+    )
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     expect(accept).to_be_focused()
     accept.click()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request
 
 PICTURE = "figure.picture"
 SHOWN = f"{PICTURE}[data-sample-id]"
@@ -42,7 +43,9 @@ class PageLabeler:
             by: `keys`: the class's digit, where it has one; `buttons`: a click.
         """
         sample = self.sample
-        button = self.page.get_by_role("button", name="Cannot tell") if name is None else self.class_button(name)
+        button = (
+            self.page.get_by_role("button", name="Cannot tell") if name is None else self.class_button(name)
+        )
         digit = None if name is None else button.locator("kbd").text_content()
         if by == "buttons":
             button.click()
@@ -72,9 +75,9 @@ class PageLabeler:
         """
         done: list[int] = []
         while len(done) < count:
-            self.page.locator(f"{SHOWN}, {EMPTY}[data-state=answered], {EMPTY}[data-state=idle]").first.wait_for(
-                timeout=WAIT_MS
-            )
+            self.page.locator(
+                f"{SHOWN}, {EMPTY}[data-state=answered], {EMPTY}[data-state=idle]"
+            ).first.wait_for(timeout=WAIT_MS)
             if not self.page.locator(SHOWN).count():
                 break
             done.append(self.sample)
@@ -86,7 +89,7 @@ class PageLabeler:
         """Wait until the service has acknowledged every answer."""
         self.page.locator("body[data-unsent='0']").wait_for(state="attached", timeout=WAIT_MS)
 
-    def class_button(self, name: str) -> Any:
+    def class_button(self, name: str) -> Locator:
         """The button of a class."""
         return self.page.locator(f".classes button[data-class={json.dumps(name)}]")
 
