@@ -1,4 +1,4 @@
-"""A service that dies, leases that end, answers that are refused: nothing that was said is lost or doubled."""
+"""A service that dies, leases that end, answers that are refused: nothing is lost, nothing doubled."""
 
 from __future__ import annotations
 
@@ -106,9 +106,8 @@ def test_failures__a_refused_answer_is_told_and_stops_no_other(
         {"id": "2", "run": "gone", "who": "ann", "sample_id": first, "round": 2, "label": "one"},
         {"id": "3", "run": name, "who": "ann", "sample_id": second, "round": 2, "label": "two"},
     ]
-    visitor.page.evaluate(
-        "text => localStorage.setItem('dm2at.outbox.x', text)", json.dumps({"beat": 0, "entries": entries})
-    )
+    left = json.dumps({"beat": 0, "entries": entries})
+    visitor.page.evaluate("left => localStorage.setItem('dm2at.outbox.of-a-closed-tab', left)", left)
     visitor.page.reload()
     visitor.page.locator("#who").wait_for()
     visitor.all_sent()
