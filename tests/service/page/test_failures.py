@@ -1,4 +1,4 @@
-"""A service that dies, leases that end, answers that are refused: nothing that was said is lost or doubled."""
+"""A service that dies, leases that end, answers that are refused: nothing is lost, nothing doubled."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ def test_failures__a_refused_answer_is_told_and_stops_no_other(
         {"id": "2", "run": "gone", "who": "ann", "sample_id": first, "round": 2, "label": "one"},
         {"id": "3", "run": name, "who": "ann", "sample_id": second, "round": 2, "label": "two"},
     ]
-    visitor.page.evaluate("text => localStorage.setItem('dm2at.outbox.x', text)", json.dumps({"beat": 0, "entries": entries}))
+    left = json.dumps({"beat": 0, "entries": entries})
+    visitor.page.evaluate("left => localStorage.setItem('dm2at.outbox.of-a-closed-tab', left)", left)
     visitor.page.reload()
     visitor.page.locator("#who").wait_for()
     visitor.all_sent()
@@ -120,7 +121,9 @@ def test_failures__a_refused_answer_is_told_and_stops_no_other(
     assert run.said() == {second: "two"}
 
 
-def test_failures__a_run_that_is_not_there_is_said_in_words(place: Place, visit: Callable[..., Visitor]) -> None:
+def test_failures__a_run_that_is_not_there_is_said_in_words(
+    place: Place, visit: Callable[..., Visitor]
+) -> None:
     visitor = visit()
     visitor.open("/#/runs/nowhere/label", place.secrets["ann"])
     expect(visitor.page.get_by_role("heading", level=1)).to_have_text("There is no such run")
