@@ -106,9 +106,10 @@ def test_index__built_anew_it_is_the_same(run: RunDirectory, tmp_path: Path) -> 
     assert before == told(Desk(run, tmp_path / "index.sqlite"))
 
 
-def damage(path: Path) -> None:
+def zero_pages(path: Path, *pages: int) -> None:
     data = bytearray(path.read_bytes())
-    data[4096:] = bytes(len(data) - 4096)
+    for page in pages:
+        data[4096 * page : 4096 * (page + 1)] = bytes(4096)
     path.write_bytes(data)
 
 
@@ -118,14 +119,24 @@ def damage(path: Path) -> None:
         lambda path: path.write_bytes(b"no index"),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:10_000]),
-        damage,
+        lambda path: zero_pages(path, *range(1, 20)),
+        lambda path: zero_pages(path, 12),
         lambda path: sqlite3.connect(path).executescript("UPDATE meta SET value = 0 WHERE key = 'version'"),
         lambda path: sqlite3.connect(path).executescript(
             "UPDATE meta SET value = 'elsewhere' WHERE key = 'run'"
         ),
         lambda path: sqlite3.connect(path).executescript("DROP TABLE words"),
     ],
-    ids=["garbage", "empty", "cut off", "zeroed", "version", "run", "tables"],
+    ids=[
+        "garbage",
+        "empty",
+        "cut off",
+        "most of it zeroed",
+        "a page of it zeroed",
+        "version",
+        "run",
+        "tables",
+    ],
 )
 def test_index__that_cannot_be_used_is_thrown_away(run: RunDirectory, tmp_path: Path, spoil) -> None:  # type: ignore[no-untyped-def]
     desk = Desk(run, tmp_path / "index.sqlite")
@@ -136,9 +147,11 @@ def test_index__that_cannot_be_used_is_thrown_away(run: RunDirectory, tmp_path: 
     assert told(Desk(run, tmp_path / "index.sqlite")) == before
 
 
-def test_look__another_run_in_the_same_place(run: RunDirectory, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_labels", [False, True])
+def test_look__another_run_in_the_same_place(run: RunDirectory, tmp_path: Path, has_labels: bool) -> None:
     desk = Desk(run, tmp_path / "index.sqlite")
-    desk.answer("ann", answers({7: "cat"}))
+    if has_labels:
+        desk.answer("ann", answers({7: "cat"}))
     desk.claim("ann", "window", 5)
     shutil.rmtree(run.uri)
     make_people_run(tmp_path / "run", [1, 2, 7])
