@@ -26,8 +26,8 @@ class ImageFolder(RootedSource):
 
     Classes are numbered by sorted name, or as ``class_names`` has them. Files outside all sub-folders, and
     all files of a folder without sub-folders, are unlabeled. Files with another suffix and hidden ones are
-    passed over. Listing holds the file names of one class in memory, on a store those of a few,
-    never those of the whole pool.
+    passed over. Listing holds the file names of one class in memory, on a store those of a few, on Google's
+    those of the whole pool.
     """
 
     kind = "image_folder"
