@@ -32,8 +32,9 @@ def axe() -> str:
 
 def violations(page: Page, axe: str) -> list[str]:
     """What axe-core finds on a page: rule, and where."""
-    # Evaluated by the browser's debugger, as the page's policy lets no foreign script in.
-    page.evaluate(axe)
+    if page.evaluate("window.axe === undefined"):
+        # Evaluated by the browser's debugger, as the page's policy lets no foreign script in.
+        page.evaluate(axe)
     found = page.evaluate("rules => axe.run({runOnly: rules})", RULES)
     return [
         f"{violation['id']}: {node['target']} {node['failureSummary']}"
@@ -44,8 +45,8 @@ def violations(page: Page, axe: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "options",
-    [{"color_scheme": "light"}, {"color_scheme": "dark"}, {**PHONE, "color_scheme": "dark"}],
-    ids=["light", "dark", "phone"],
+    [{"color_scheme": "light"}, {**PHONE, "color_scheme": "dark"}],
+    ids=["light", "dark-phone"],
 )
 def test_access__no_view_breaks_a_rule(
     place: Place, visit: Callable[..., Visitor], axe: str, options: dict[str, Any]
