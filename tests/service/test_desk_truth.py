@@ -19,7 +19,8 @@ import pytest
 
 from dm2at_ray.client.schemas import AnswersReport
 from dm2at_ray.labeling import LabelBook, import_labels, labels_history, labels_status
-from dm2at_ray.service.desk import Desk, _Request
+from dm2at_ray.service.answering import Given
+from dm2at_ray.service.desk import Desk
 from dm2at_ray.service.problems import ProblemError
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.store.files import Files
@@ -212,8 +213,8 @@ def test_answer__those_written_together_see_what_was_said_just_before(
 ) -> None:
     desk = Desk(run, tmp_path / "index.sqlite")
 
-    def request(who: str, labels: dict[int, str | None], *add: str) -> _Request:
-        return _Request(who, answers(labels), None, False, add)
+    def request(who: str, labels: dict[int, str | None], *add: str) -> Given:
+        return Given(who, answers(labels), None, False, add)
 
     requests = [
         request("ann", {7: "cat", 12: "emu"}, "emu"),
@@ -223,7 +224,7 @@ def test_answer__those_written_together_see_what_was_said_just_before(
         request("ann", {33: "dog", 7: None}),
     ]
     desk.look()
-    reports = desk._commit_all(requests)
+    reports = desk._answering.take_all(requests)
     assert [type(each) for each in reports] == [AnswersReport] * 2 + [ProblemError] + [AnswersReport] * 2
     told_of = [[o.outcome for o in each.outcomes] for each in reports if isinstance(each, AnswersReport)]
     assert told_of == [["new", "new"], ["same", "new"], ["correction", "skipped"], ["new", "correction"]]
