@@ -96,7 +96,7 @@ class QueryConfig(Section):
     """How the k mixtures of a sample become one score."""
     oracle: Literal["simulated", "files"] = "simulated"
     """Who gives the labels: `simulated` reveals the source's own; `files` asks people, who answer by
-    `dm2at labels import`."""
+    `dm2at labels import` or through the service."""
     label_noise: float = Field(0.0, ge=0.0, lt=1.0)
     """`simulated`: share of the answers that are wrong, evenly over the other classes; for studies."""
     sufficient: float = Field(1.0, gt=0.0, le=1.0)
