@@ -20,6 +20,7 @@ from dm2at_ray.pool.location import Location
 from dm2at_ray.pool.packing import CHANNELS, mean_bytes, pack
 from dm2at_ray.pool.pieces import Piece, cut
 from dm2at_ray.pool.sources import Source, SourceSpec, Split, open_source
+from dm2at_ray.pool_listing import Listings
 from dm2at_ray.pool_tasks import Stages, gather, ray_for_pools
 from dm2at_ray.store import Lease
 from dm2at_ray.store.files import Files
@@ -137,8 +138,14 @@ def _pack_all(
     lease: Lease,
 ) -> Catalog:
     wanted = request.to_json()
+    if request.split == "test":
+        for source in sources:
+            if not source.has_test_split:
+                raise PoolError(
+                    f"source {source.spec.path or source.kind!r}: it has no test images of its own"
+                )
+    listings = Listings(request.out, sources, request.split)
     building = Building.begin(directory, wanted, base)
-    names = united_names(base.class_names, sources)
     channels = base.channels or CHANNELS
     stages = Stages(view)
     pieces = 0
@@ -147,7 +154,7 @@ def _pack_all(
         nonlocal pieces
         first_id = base.size
         for number, source in enumerate(sources):
-            for piece in _pieces(building, number, source, request.split, names):
+            for piece in _pieces(building, number, source, listings.entries(number), names):
                 rows, ref = piece.entries.num_rows, None
                 if not building.is_whole(pieces, piece):
                     shard = building.shard(pieces)
@@ -159,6 +166,8 @@ def _pack_all(
                 yield rows, ref
 
     with ray_for_pools():
+        listings.list_shards(stages, lease.check)
+        names = united_names(base.class_names, sources)
         stages.begin("pack")
         with closing(gather(start(), stages)) as packed:
             for _ in packed:
@@ -172,7 +181,7 @@ def _pack_all(
 
 
 def _pieces(
-    building: Building, number: int, source: Source, split: Split, names: list[str] | None
+    building: Building, number: int, source: Source, entries: Iterator[pa.Table], names: list[str] | None
 ) -> Iterator[Piece]:
     """The source's entries cut into pieces, their labels as places in `names`."""
 
@@ -183,11 +192,9 @@ def _pieces(
             building.note_mean_bytes(number, window, known)
         return known
 
-    if split == "test" and not source.has_test_split:
-        raise PoolError(f"source {source.spec.path or source.kind!r}: it has no test images of its own")
     numbers = {name: number for number, name in enumerate(names or ())}
     places = pa.array([numbers[name] for name in source.class_names or ()], pa.int64())
-    for piece in cut(source.entries(split), mean):
+    for piece in cut(entries, mean):
         column = piece.entries.schema.get_field_index("label")
         field, labels = piece.entries.schema.field(column), piece.entries["label"].combine_chunks()
         yield replace(piece, entries=piece.entries.set_column(column, field, places.take(labels)))

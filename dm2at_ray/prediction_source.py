@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from dm2at_ray.config import Config
 from dm2at_ray.errors import ConfigError, PoolError
 from dm2at_ray.pool import SOURCES, Source, SourceSpec, open_source
 from dm2at_ray.pool.named import NO_PATH
+from dm2at_ray.pool.sources.base import rebatched
 from dm2at_ray.pool.sources.guess import guess_kind
 from dm2at_ray.source_spec import source_spec
 from dm2at_ray.stages.prediction_files import PredictionFiles
@@ -152,26 +153,3 @@ def class_numbers(source_names: list[str], names: tuple[str, ...]) -> pa.Array:
         by_name = {name: place for place, name in reversed(list(enumerate(names)))}
         places = [by_name.get(name) for name in source_names]
     return pa.array(places, pa.int64())
-
-
-def rebatched(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The rows of some tables as tables of one size, the last one excepted.
-
-    Examples:
-        >>> some = [pa.table({"n": range(begin, begin + 3)}) for begin in (0, 3)]
-        >>> [table["n"].to_pylist() for table in rebatched(some, rows=4)]
-        [[0, 1, 2, 3], [4, 5]]
-    """
-    held: list[pa.Table] = []
-    count = 0
-    for table in tables:
-        held.append(table)
-        count += table.num_rows
-        if count < rows:
-            continue
-        whole = pa.concat_tables(held)
-        for begin in range(0, count - rows + 1, rows):
-            yield whole.slice(begin, rows).combine_chunks()
-        held, count = [whole.slice(count - count % rows)], count % rows
-    if count:
-        yield pa.concat_tables(held).combine_chunks()

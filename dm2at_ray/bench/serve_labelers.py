@@ -10,7 +10,6 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -164,14 +163,12 @@ async def label(job: LabelersJob) -> LabelersResult:
     return result
 
 
-def main(
-    directory: Path, run: Callable[[LabelersJob], LabelersResult] = lambda job: asyncio.run(label(job))
-) -> None:
+def main(directory: Path) -> None:
     """Do the job in a directory."""
     given = json.loads((directory / JOB).read_text())
     job = LabelersJob(**{**given, "truth": {int(key): name for key, name in given["truth"].items()}})
     try:
-        answer = asdict(run(job))
+        answer = asdict(asyncio.run(label(job)))
     except (RefusedError, aiohttp.ClientError, TimeoutError, asyncio.TimeoutError) as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     (directory / RESULT).write_text(json.dumps(answer))

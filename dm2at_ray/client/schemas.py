@@ -37,7 +37,13 @@ ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class Message(BaseModel):
-    """Base of all messages: what is not known is refused in requests, and told by fields' docstrings."""
+    """Base of all messages; a client passes over what a newer service says besides."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+
+class Wish(Message):
+    """Base of what clients send: a field that is not known is a mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -72,7 +78,7 @@ class Me(Message):
     """Whether the service knows a Ray cluster to start runs on."""
 
 
-class RunRequest(Message):
+class RunRequest(Wish):
     """A run to start."""
 
     name: RunName
@@ -237,7 +243,7 @@ class QueryPage(Message):
     """Give it as `after` for those that follow; None at the end."""
 
 
-class LeaseRequest(Message):
+class LeaseRequest(Wish):
     """Wish for queries to label that nobody else is shown meanwhile."""
 
     session: Annotated[str, StringConstraints(pattern=SESSION)]
@@ -259,7 +265,7 @@ class Lease(Message):
     """Where it is empty: after so long it is worth asking again; None where the round is answered."""
 
 
-class ReleaseRequest(Message):
+class ReleaseRequest(Wish):
     """Give leases back before they expire."""
 
     session: Annotated[str, StringConstraints(pattern=SESSION)]
@@ -268,7 +274,7 @@ class ReleaseRequest(Message):
     """Which; all of them if left out."""
 
 
-class AnswerIn(Message):
+class AnswerIn(Wish):
     """What a person says of a sample."""
 
     sample_id: SampleId
@@ -279,7 +285,7 @@ class AnswerIn(Message):
     """The round that asked: where it is given and another one did, the answer is refused."""
 
 
-class AnswersRequest(Message):
+class AnswersRequest(Wish):
     """Labels to take. An answer that repeats what counts changes nothing; another one is a correction."""
 
     answers: Annotated[list[AnswerIn], Field(min_length=1, max_length=MOST_ANSWERS)]

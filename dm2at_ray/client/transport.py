@@ -171,6 +171,8 @@ class Transport:
             # So speaks a proxy whose service is about to come back.
             kind, more = NO_CONNECTION if status in _PASSING else NOT_A_SERVICE, {}
             detail = f"{self.url}: status {status} {response.reason}, and no word of this service"
+        if status == 401 and not self._auth.has_token:
+            detail = f"{self.url} asks for a token; set DM2AT_TOKEN, or give it to Client"
         pause = response.headers.get("Retry-After", "")
         if pause.isdecimal():
             more["retry_after"] = float(pause)
@@ -188,13 +190,18 @@ class _Token(requests.auth.AuthBase):
             )
         self._token = token
 
+    @property
+    def has_token(self) -> bool:
+        """Whether there is one."""
+        return self._token is not None
+
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._token is not None:
             request.headers["Authorization"] = f"Bearer {self._token}"
         return request
 
     def __repr__(self) -> str:
-        return "<token>" if self._token is not None else "<no token>"
+        return "<token>" if self.has_token else "<no token>"
 
 
 def checked_url(url: str) -> str:

@@ -220,7 +220,7 @@ class Intake:
                     (
                         (
                             row["sample_id"],
-                            None if row["label"] is None else names[row["label"]],
+                            _name_of(row["label"], names),
                             row["source"] or "",
                         )
                         for row in batch.to_pylist()
@@ -285,6 +285,11 @@ class Intake:
 def _pieces(items: Iterator[T], size: int) -> Iterator[list[T]]:
     while piece := list(islice(items, size)):
         yield piece
+
+
+def _name_of(label: int | None, names: list[str]) -> str | None:
+    """Name of a class; its number where the run does not tell its name."""
+    return None if label is None else names[label] if label < len(names) else str(label)
 
 
 def _near(row: dict[str, list[float] | None]) -> list[tuple[float, float]]:

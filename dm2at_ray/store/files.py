@@ -16,7 +16,7 @@ from pyarrow import fs
 from dm2at_ray.atomic_output import open_output
 from dm2at_ray.errors import RunError
 from dm2at_ray.parquet import ForeignTypeError, open_parquet
-from dm2at_ray.uri import holds_secret
+from dm2at_ray.uri import holds_secret, impatient
 
 
 class Files:
@@ -50,7 +50,7 @@ class Files:
                 "it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the like)"
             )
         try:
-            filesystem, path = fs.FileSystem.from_uri(uri)
+            filesystem, path = fs.FileSystem.from_uri(impatient(uri))
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             reason = " ".join(str(error).split())
             raise RunError(

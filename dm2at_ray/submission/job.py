@@ -186,10 +186,9 @@ def _living(client: JobClient, submission: Submission) -> str | None:
         RunError: Another job works on the run directory.
     """
     jobs = client.list_jobs()
-    attempts = _attempts(jobs, submission.base_id)
-    for _, job in sorted(attempts.items(), reverse=True):
-        if not job.status.is_terminal():
-            return job.submission_id
+    living = _last_living(_attempts(jobs, submission.base_id))
+    if living is not None:
+        return living
     other = job_at_work(jobs, submission.run_dir)
     if other is not None:
         raise RunError(
@@ -236,7 +235,13 @@ def start_attempt(
         while True:
             try:
                 # Known before it is tried: an answer that got lost must not start it a second time.
-                job_id = job_id or _next_id(client, submission)
+                if job_id is None:
+                    attempts = _attempts(client.list_jobs(), submission.base_id)
+                    living = _last_living(attempts)
+                    if living is not None:
+                        say(f"job {living}: was submitted meanwhile, attached to it")
+                        return living
+                    job_id = _next_id(attempts, submission.base_id)
                 client.submit_job(
                     entrypoint=submission.entrypoint,
                     submission_id=job_id,
@@ -256,7 +261,13 @@ def start_attempt(
                 time.sleep(POLL_SECONDS)
 
 
-def _next_id(client: JobClient, submission: Submission) -> str:
-    attempts = _attempts(client.list_jobs(), submission.base_id)
+def _last_living(attempts: dict[int, JobDetails]) -> str | None:
+    for _, job in sorted(attempts.items(), reverse=True):
+        if not job.status.is_terminal():
+            return job.submission_id
+    return None
+
+
+def _next_id(attempts: dict[int, JobDetails], base_id: str) -> str:
     number = max(attempts, default=0) + 1
-    return submission.base_id if number == 1 else f"{submission.base_id}-{number}"
+    return base_id if number == 1 else f"{base_id}-{number}"

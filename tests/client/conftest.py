@@ -68,3 +68,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     secrets = {role: new_token(tokens, role, role) for role in ROLES}
     with ServerProcess("--runs", runs, "--tokens", tokens) as server:
         yield Live(server, runs, asked, many, done, secrets)
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the person's own token out."""
+    monkeypatch.delenv("DM2AT_TOKEN", raising=False)

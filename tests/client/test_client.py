@@ -147,6 +147,11 @@ def test_errors__have_their_kind_and_words(live: Live) -> None:
         assert str(error.value)
 
 
+def test_errors__who_has_no_token_is_told_how_to_give_one(live: Live) -> None:
+    with pytest.raises(ServiceError, match="asks for a token; set DM2AT_TOKEN"):
+        Client(live.server.url).me()
+
+
 def test_control__of_a_run_without_a_cluster(live: Live) -> None:
     client = live.client()
     assert client.pause("empty-00").state == "paused"
@@ -211,6 +216,7 @@ def test_token__from_the_environment_and_never_told(
     told += [repr(vars(client._transport)), live.server.stderr]
     assert len(told) > 7
     assert not [words for words in told if secret in words]
-    with pytest.raises(ServiceError) as odd:
-        Client(live.server.url, f"{secret}\nX-Header: more")
-    assert secret not in str(odd.value)
+    for end in ("\n", "\r\nX-Header:more", " more", "\N{LATIN SMALL LETTER E WITH ACUTE}"):
+        with pytest.raises(ServiceError) as odd:
+            Client(live.server.url, secret + end)
+        assert (odd.value.kind, secret in str(odd.value)) == ("unauthenticated", False)

@@ -127,7 +127,7 @@ def test_answer__again_writes_nothing_and_another_one_corrects(desk: Desk, tmp_p
     ("answer", "outcome", "detail"),
     [
         (AnswerIn(sample_id=POOL, label="cat"), "unknown_sample", f"the pool has the ids 0 to {POOL - 1}"),
-        (AnswerIn(sample_id=2**62, label="cat"), "unknown_sample", f"the pool has the ids 0 to {POOL - 1}"),
+        (AnswerIn(sample_id=2**52, label="cat"), "unknown_sample", f"the pool has the ids 0 to {POOL - 1}"),
         (AnswerIn(sample_id=8, label="cat"), "not_asked", "no round has asked for it"),
         (AnswerIn(sample_id=7, label="cat", round=1), "other_round", "round 0 has asked for it, not round 1"),
         (

@@ -174,6 +174,22 @@ def test_desk__fifty_at_once_hold_different_queries(tmp_path: Path) -> None:
     assert set(given.values()) == {1}
 
 
+def test_two_desks_of_one_index__hold_different_queries(tmp_path: Path) -> None:
+    """As two servers have it that were given the same cache."""
+    run = make_people_run(tmp_path / "run", range(1000))
+    desks = [Desk(run, tmp_path / "index.sqlite") for _ in range(2)]
+    held: dict[int, list[int]] = {}
+
+    def claim(number: int) -> None:
+        for count in range(1, 8):
+            held[number] = claimed(desks[number % 2], f"person-{number}", "window", count)
+
+    in_threads(20, claim)
+    given = Counter(sample_id for ids in held.values() for sample_id in ids)
+    assert len(given) == 20 * 7
+    assert set(given.values()) == {1}
+
+
 def test_claim_and_answer__do_not_look_at_what_is_answered(tmp_path: Path) -> None:
     """Counted in steps of SQLite's machine, which are the same on every computer."""
     count, taken = 8000, []

@@ -19,7 +19,8 @@ import pytest
 
 from dm2at_ray.client.schemas import AnswersReport
 from dm2at_ray.labeling import LabelBook, import_labels, labels_history, labels_status
-from dm2at_ray.service.desk import Desk, _Request
+from dm2at_ray.service.answering import Given
+from dm2at_ray.service.desk import Desk
 from dm2at_ray.service.problems import ProblemError
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.store.files import Files
@@ -106,9 +107,10 @@ def test_index__built_anew_it_is_the_same(run: RunDirectory, tmp_path: Path) -> 
     assert before == told(Desk(run, tmp_path / "index.sqlite"))
 
 
-def damage(path: Path) -> None:
+def zero_pages(path: Path, *pages: int) -> None:
     data = bytearray(path.read_bytes())
-    data[4096:] = bytes(len(data) - 4096)
+    for page in pages:
+        data[4096 * page : 4096 * (page + 1)] = bytes(4096)
     path.write_bytes(data)
 
 
@@ -118,14 +120,24 @@ def damage(path: Path) -> None:
         lambda path: path.write_bytes(b"no index"),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:10_000]),
-        damage,
+        lambda path: zero_pages(path, *range(1, 20)),
+        lambda path: zero_pages(path, 12),
         lambda path: sqlite3.connect(path).executescript("UPDATE meta SET value = 0 WHERE key = 'version'"),
         lambda path: sqlite3.connect(path).executescript(
             "UPDATE meta SET value = 'elsewhere' WHERE key = 'run'"
         ),
         lambda path: sqlite3.connect(path).executescript("DROP TABLE words"),
     ],
-    ids=["garbage", "empty", "cut off", "zeroed", "version", "run", "tables"],
+    ids=[
+        "garbage",
+        "empty",
+        "cut off",
+        "most of it zeroed",
+        "a page of it zeroed",
+        "version",
+        "run",
+        "tables",
+    ],
 )
 def test_index__that_cannot_be_used_is_thrown_away(run: RunDirectory, tmp_path: Path, spoil) -> None:  # type: ignore[no-untyped-def]
     desk = Desk(run, tmp_path / "index.sqlite")
@@ -136,9 +148,11 @@ def test_index__that_cannot_be_used_is_thrown_away(run: RunDirectory, tmp_path: 
     assert told(Desk(run, tmp_path / "index.sqlite")) == before
 
 
-def test_look__another_run_in_the_same_place(run: RunDirectory, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_labels", [False, True])
+def test_look__another_run_in_the_same_place(run: RunDirectory, tmp_path: Path, has_labels: bool) -> None:
     desk = Desk(run, tmp_path / "index.sqlite")
-    desk.answer("ann", answers({7: "cat"}))
+    if has_labels:
+        desk.answer("ann", answers({7: "cat"}))
     desk.claim("ann", "window", 5)
     shutil.rmtree(run.uri)
     make_people_run(tmp_path / "run", [1, 2, 7])
@@ -199,8 +213,8 @@ def test_answer__those_written_together_see_what_was_said_just_before(
 ) -> None:
     desk = Desk(run, tmp_path / "index.sqlite")
 
-    def request(who: str, labels: dict[int, str | None], *add: str) -> _Request:
-        return _Request(who, answers(labels), None, False, add)
+    def request(who: str, labels: dict[int, str | None], *add: str) -> Given:
+        return Given(who, answers(labels), None, False, add)
 
     requests = [
         request("ann", {7: "cat", 12: "emu"}, "emu"),
@@ -210,7 +224,7 @@ def test_answer__those_written_together_see_what_was_said_just_before(
         request("ann", {33: "dog", 7: None}),
     ]
     desk.look()
-    reports = desk._commit_all(requests)
+    reports = desk._answering.take_all(requests)
     assert [type(each) for each in reports] == [AnswersReport] * 2 + [ProblemError] + [AnswersReport] * 2
     told_of = [[o.outcome for o in each.outcomes] for each in reports if isinstance(each, AnswersReport)]
     assert told_of == [["new", "new"], ["same", "new"], ["correction", "skipped"], ["new", "correction"]]

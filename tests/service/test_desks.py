@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,30 @@ def test_at__leases_are_as_long_as_was_said(runs: list[RunDirectory], tmp_path: 
     for who in ("ann", "bob"):
         with desks.at(runs[0]) as desk:
             assert [q.sample_id for q in desk.claim(who, "window", 1).queries] == [0]
+
+
+def test_at__an_index_that_breaks_is_closed_by_all_before_it_is_opened_anew(
+    runs: list[RunDirectory], tmp_path: Path
+) -> None:
+    desks = Desks(tmp_path / "cache")
+    reported: list[object] = []
+    refused: set[str] = set()
+
+    def use(number: int) -> None:
+        for turn in range(20):
+            try:
+                with desks.at(runs[0]) as desk:
+                    if number == 0 and turn % 5 == 0:
+                        raise sqlite3.DatabaseError("database disk image is malformed")
+                    desk.answer(f"person-{number}", answers({number: "cat" if turn % 2 else "dog"}))
+                    reported.append((number, turn))
+            except ProblemError as error:
+                refused.add(error.kind)
+
+    in_threads(10, use)
+    assert refused == {"unreachable"}
+    assert len(reported) > 100
+    assert len(in_book(runs[0])) >= len(reported) - 10
+    with desks.at(runs[0]) as desk:
+        assert desk.rounds()[0].answered == len({sample_id for sample_id, *_ in in_book(runs[0])})
+    assert len(open_desks(desks)) == 1

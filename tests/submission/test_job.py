@@ -79,8 +79,14 @@ def test_entrypoint__quotes_the_run_directory() -> None:
     ],
 )
 def test_next_id__counts_attempts(there: list[str], next_id: str) -> None:
-    client: Any = Jobs([details(name) for name in there])
-    assert module._next_id(client, submission(submission_id="mine")) == next_id
+    attempts = module._attempts([details(name) for name in there], "mine")
+    assert module._next_id(attempts, "mine") == next_id
+
+
+def test_start_attempt__attaches_to_one_that_was_submitted_while_this_one_was_packed(tmp_path: Path) -> None:
+    client: Any = Jobs([details("mine", JobStatus.FAILED), details("mine-2", JobStatus.PENDING)])
+    wanted = submission(submission_id="mine", working_dir=tmp_path)
+    assert module.start_attempt(client, wanted, print, patience=0.0) == "mine-2"
 
 
 @pytest.mark.parametrize("status", [JobStatus.PENDING, JobStatus.RUNNING])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -11,21 +11,23 @@ from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
 from dm2at_ray.pool.decode import Raw, UnreadableImage
-from dm2at_ray.pool.fetch import read_file, side_by_side
-from dm2at_ray.pool.location import one_line
-from dm2at_ray.pool.sources.base import ENTRY_SCHEMA, Split
-from dm2at_ray.pool.sources.labels import class_numbers
-from dm2at_ray.pool.sources.parted import Part, PartedSource
+from dm2at_ray.pool.fetch import ahead, read_file, side_by_side
+from dm2at_ray.pool.location import Location, one_line
+from dm2at_ray.pool.sources.base import Split, entry_table
+from dm2at_ray.pool.sources.rooted import RootedSource
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+_LISTED_AHEAD = 8
+"""Classes of a store that are listed at a time."""
 
 
-class ImageFolder(PartedSource):
+class ImageFolder(RootedSource):
     """Image files below a folder; an image's class is the name of the sub-folder directly below it.
 
     Classes are numbered by sorted name, or as ``class_names`` has them. Files outside all sub-folders, and
     all files of a folder without sub-folders, are unlabeled. Files with another suffix and hidden ones are
-    passed over. Listing holds the file names of one class in memory, never those of the whole pool.
+    passed over. Listing holds the file names of one class in memory, on a store those of a few, on Google's
+    those of the whole pool.
     """
 
     kind = "image_folder"
@@ -37,44 +39,30 @@ class ImageFolder(PartedSource):
             return list(self.spec.class_names)
         return self._pool_folders or self._test_folders or None
 
-    def learn_classes(self, labels: Iterable[tuple[str, pa.Array]]) -> None:
-        """Nothing to learn: sub-folders are classes, also empty ones."""
-
-    def parts(self, split: Split) -> list[Part]:
-        """The folder itself, for the files directly in it, then class by class."""
-        root, names = self._roots[split], self.class_names or ()
+    def entries(self, split: Split) -> Iterator[pa.Table]:
+        """First the files directly in the folder, then class by class, each in the order of its paths."""
+        root = self._roots[split]
         folders = self._test_folders if split == "test" else self._pool_folders
-        unknown = [name for name in folders if name not in names]
+        numbers = {name: number for number, name in enumerate(self.class_names or ())}
+        unknown = [name for name in folders if name not in numbers]
         if unknown:
             raise PoolError(
                 f"{self._where(split, root.uri)}: sub-folder {unknown[0]!r} is none of the classes "
-                f"{', '.join(names)}; rename it, or list it in data.class_names"
+                f"{', '.join(numbers)}; rename it, or list it in data.class_names"
             )
-        return [Part(root.path), *(Part(f"{root.path}/{name}") for name in folders)]
+        direct = root.filesystem.get_file_info(fs.FileSelector(root.path))
+        paths = sorted(info.path for info in direct if info.type == fs.FileType.File)
+        yield self._table(root, paths, label=None)
+        for name, paths in zip(folders, self._files_of(root, folders), strict=True):
+            yield self._table(root, paths, label=numbers[name])
 
-    def list_part(self, split: Split, path: str) -> Iterator[pa.Table]:
-        """The files of a class in the order of their paths, or those directly in the folder."""
-        root = self._roots[split]
-        label = None
-        if path == root.path:
-            direct = root.filesystem.get_file_info(fs.FileSelector(path))
-            paths = sorted(info.path for info in direct if info.type == fs.FileType.File)
-        else:
-            label = path.rsplit("/", 1)[-1]
-            paths = root.child(path).files()
-        names = ((path, path.rsplit("/", 1)[-1]) for path in paths)
-        images = [
-            path for path, name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-        uris = pa.array([root.child(path).uri for path in images], pa.string())
-        rows = pa.array(np.zeros(len(images), dtype=np.int64))
-        labels = pa.array([label] * len(images), pa.string())
-        yield pa.table({"uri": uris, "row": rows, "label": labels})
+    def _files_of(self, root: Location, folders: list[str]) -> Iterator[list[str]]:
+        """The files of each class; on a store, which takes its time for each, those of a few are awaited."""
 
-    def numbered(self, split: Split, path: str, table: pa.Table) -> pa.Table:
-        """What `list_part` has given, as entries; folders are classes whatever the label column."""
-        numbers = class_numbers(table["label"].combine_chunks(), "string", self.class_names or [])
-        return pa.table([table["uri"], table["row"], numbers], schema=ENTRY_SCHEMA)
+        def files(name: str) -> list[str]:
+            return root.child(f"{root.path}/{name}").files()
+
+        return ahead(files, folders, _LISTED_AHEAD) if root.is_remote else map(files, folders)
 
     def read(self, uris: Sequence[str], rows: Sequence[int]) -> list[Raw]:
         """The files' bytes."""
@@ -99,6 +87,15 @@ class ImageFolder(PartedSource):
             raise PoolError(f"{where}: {one_line(error)}; give a folder that can be read") from error
         what = "no such folder" if found == fs.FileType.NotFound else "not a folder"
         raise PoolError(f"{where}: {what}; give a folder of images, with one sub-folder a class")
+
+    def _table(self, root: Location, paths: list[str], label: int | None) -> pa.Table:
+        names = ((path, path.rsplit("/", 1)[-1]) for path in paths)
+        images = [
+            path for path, name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+        labels = None if label is None else np.full(len(images), label, dtype=np.int64)
+        uris = [root.child(path).uri for path in images]
+        return entry_table(uris, np.zeros(len(images), dtype=np.int64), labels)
 
     def _read_file(self, uri: str) -> Raw:
         found = self._find(uri)

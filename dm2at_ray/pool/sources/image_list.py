@@ -113,6 +113,10 @@ class ImageList(Source):
         return root.filesystem, root.path.rstrip("/") + rest[len(bucket) :]
 
     def _open_root(self, root: str) -> Location | UnreadableImage:
+        for home in self._lists.values():
+            # The bucket of the list is there for whomever the list's URI names.
+            if home.is_remote and home.uri.startswith(f"{root}/"):
+                return Location(home.filesystem, root.partition("://")[2], root)
         try:
             return Location.of(root + self._options(root), "URI")
         except PoolError as error:

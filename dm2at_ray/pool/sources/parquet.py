@@ -20,7 +20,7 @@ from dm2at_ray.pool.lru import LruCache
 from dm2at_ray.pool.sources import arrow_images
 from dm2at_ray.pool.sources.base import ROWS_PER_TABLE, SourceSpec, Split
 from dm2at_ray.pool.sources.labels import LabelKind, huggingface_names, label_kind, plain_labels
-from dm2at_ray.pool.sources.parted import FilesSource
+from dm2at_ray.pool.sources.shards import ShardedSource
 
 SUFFIXES = (".parquet", ".pq")
 _OPEN_FILES = 32
@@ -33,7 +33,7 @@ class _OpenFile:
     group_starts: np.ndarray  # first row of each row group, and the number of rows
 
 
-class Parquet(FilesSource):
+class Parquet(ShardedSource):
     """A Parquet file, or all Parquet files below a folder in the order of their paths.
 
     Images are encoded bytes (binary, or Hugging Face's struct of bytes and path) or uint8 pixels (fixed-shape
@@ -52,16 +52,16 @@ class Parquet(FilesSource):
 
     def native_size(self) -> tuple[int, int] | None:
         """What the type of a pixel column says of its square images; None for encoded ones."""
-        image_type = self._image_type("pool", self.parts("pool")[0].path)
+        image_type = self._image_type("pool", self.shards("pool")[0].path)
         shape = None if arrow_images.holds_bytes(image_type) else arrow_images.pixel_shape(image_type)
         return None if shape is None or shape[0] != shape[1] else (shape[0], shape[2])
 
-    def list_part(self, split: Split, path: str) -> Iterator[pa.Table]:
+    def list_shard(self, split: Split, path: str) -> Iterator[pa.Table]:
         """A file's rows, at most 65,536 at a time; ``row`` is the row in its file."""
         uri = self._roots[split].child(path).uri
         self._image_type(split, path)
         start = 0
-        for labels in self._part_labels(split, path):
+        for labels in self._shard_labels(split, path):
             rows = np.arange(start, start + len(labels))
             uris = pa.array([uri] * len(rows), pa.string())
             yield pa.table({"uri": uris, "row": pa.array(rows, pa.int64()), "label": labels})
@@ -142,7 +142,7 @@ class Parquet(FilesSource):
             )
         return image_type
 
-    def _part_labels(self, split: Split, path: str) -> Iterator[pa.Array]:
+    def _shard_labels(self, split: Split, path: str) -> Iterator[pa.Array]:
         """Plain labels of a file's rows, at most 65,536 at a time; nulls where nothing is labeled."""
         column, file = self.spec.label_column, self._open(split, path)
         if column is None:
@@ -157,7 +157,7 @@ class Parquet(FilesSource):
     def _declared_classes(self) -> list[str]:
         """Those of a Hugging Face label column, in the pool's first file."""
         assert self.spec.label_column is not None
-        schema = self._open("pool", self.parts("pool")[0].path).schema_arrow
+        schema = self._open("pool", self.shards("pool")[0].path).schema_arrow
         return huggingface_names(schema, self.spec.label_column) or []
 
     def _check_labels(self, split: Split, path: str, labels: pa.Array) -> None:
@@ -167,7 +167,7 @@ class Parquet(FilesSource):
 
     @cached_property
     def _label_kind(self) -> LabelKind:  # type: ignore[override] # a cached property is one that is kept
-        return self._kind_in("pool", self.parts("pool")[0].path)
+        return self._kind_in("pool", self.shards("pool")[0].path)
 
     def _kind_in(self, split: Split, path: str) -> LabelKind:
         schema = self._open(split, path).schema_arrow

@@ -14,7 +14,7 @@ from dm2at_ray.pool.location import is_store_error, one_line
 from dm2at_ray.pool.lru import LruCache
 from dm2at_ray.pool.sources.base import SourceSpec, Split
 from dm2at_ray.pool.sources.labels import LabelKind, plain_labels
-from dm2at_ray.pool.sources.parted import FilesSource
+from dm2at_ray.pool.sources.shards import ShardedSource
 from dm2at_ray.pool.sources.tar_index import DamagedTarError, damage_finding, tar_samples
 
 SUFFIX = ".tar"
@@ -28,7 +28,7 @@ _INDEX_SCHEMA = pa.schema([("offset", pa.int64()), ("size", pa.int64()), ("label
 _DAMAGED = -1
 
 
-class Tar(FilesSource):
+class Tar(ShardedSource):
     """One ``.tar`` file, or all below a folder in the order of their paths, in no way unpacked.
 
     A sample is the members that follow each other under one key: ``a/1.jpg`` with ``a/1.cls`` (a class number
@@ -47,7 +47,7 @@ class Tar(FilesSource):
             _CACHED_BYTES, weigh=lambda index: index.nbytes
         )
 
-    def list_part(self, split: Split, path: str) -> Iterator[pa.Table]:
+    def list_shard(self, split: Split, path: str) -> Iterator[pa.Table]:
         """A shard's images in its members' order."""
         uri = self._roots[split].child(path).uri
         index = self._index(split, path)
@@ -58,7 +58,7 @@ class Tar(FilesSource):
         ]
         yield pa.table({"uri": pa.array(uris, pa.string()), "row": range(len(uris)), "label": index["label"]})
 
-    def _part_labels(self, split: Split, path: str) -> Iterator[pa.Array]:
+    def _shard_labels(self, split: Split, path: str) -> Iterator[pa.Array]:
         """A shard's labels."""
         yield from self._index(split, path)["label"].chunks
 

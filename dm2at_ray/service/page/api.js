@@ -195,7 +195,8 @@ export class Api {
         signal: AbortSignal.any(signals.filter((signal) => signal instanceof AbortSignal)),
       });
       const date = Date.parse(response.headers.get("Date") ?? "");
-      if (!Number.isNaN(date)) this.#ahead = date - Date.now();
+      // What came from the browser's cache has the time of another day.
+      if (method === "POST" && !Number.isNaN(date)) this.#ahead = date - Date.now();
       return response;
     } catch (error) {
       options.signal?.throwIfAborted();

@@ -201,7 +201,7 @@ export class Choices {
       this.list.append(.../** @type {HTMLElement[]} */ (this.#meant.map((name) => this.#buttons.get(name))));
     else if (this.list.firstElementChild !== this.#buttons.get(this.classes[0]))
       this.list.append(...this.#buttons.values());
-    this.#buttons.get(this.#meant[this.#marked])?.scrollIntoView?.({ block: "nearest" });
+    if (isNarrowed) this.#buttons.get(this.#meant[this.#marked])?.scrollIntoView({ block: "nearest" });
   }
 
   /** @param {string} text */

@@ -45,7 +45,7 @@ export async function disagreementsView(app, signal, run) {
 
   /** @param {Disagreement} disagreement */
   function item({ sample_id, round, said: words }) {
-    const img = h("img", { class: "small", alt: `Sample ${sample_id}` });
+    const img = h("img", { class: "small", alt: "" });
     showSmall(pictures, img, sample_id);
     const history = h("ul", { class: "said" });
     const verdict = h("p", { role: "status", class: "verdict" });

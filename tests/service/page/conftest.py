@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,14 +17,10 @@ from dm2at_ray.service.tokens import new_token, revoke_token
 
 from ..http.process import ServerProcess
 from .mortal import MortalService
+from .visitor import Visitor
 from .waiting_run import WaitingRun, make_run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-
-from .visitor import Visitor  # noqa: E402 - it imports playwright
-
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-CHROMIUM = shutil.which("chromium")
 PEOPLE = {"ann": "label", "bob": "label", "eve": "label", "kim": "label", "olga": "operate", "rita": "read"}
 
 
@@ -60,18 +55,7 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a window."""
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's package chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
-def place(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A service that asks for tokens."""
     folder = tmp_path_factory.mktemp("page")
     tokens = folder / "tokens.yaml"
@@ -82,13 +66,13 @@ def place(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
 
 
 @pytest.fixture
-def visit(browser: Any, place: Place) -> Iterator[Callable[..., Visitor]]:
+def visit(chromium: Any, place: Place) -> Iterator[Callable[..., Visitor]]:
     """`visit()`: a person with a browser of their own; nothing may go wrong on a page of theirs."""
     with ExitStack() as contexts:
         people: list[Visitor] = []
 
         def arrive(url: str = place.url, **options: Any) -> Visitor:
-            people.append(Visitor(browser, url, **options))
+            people.append(Visitor(chromium, url, **options))
             contexts.callback(people[-1].context.close)
             return people[-1]
 
@@ -98,7 +82,7 @@ def visit(browser: Any, place: Place) -> Iterator[Callable[..., Visitor]]:
 
 
 @pytest.fixture(scope="session")
-def its_grave(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalService]:
+def its_grave(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalService]:
     service = MortalService(tmp_path_factory.mktemp("mortal"))
     yield service
     service.kill()

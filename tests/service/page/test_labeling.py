@@ -47,8 +47,7 @@ def test_labeling__by_buttons_a_finger_can_hit(place: Place, ann: Callable[..., 
     names = {run.asked[0]: "seven", run.asked[1]: None, run.asked[2]: "nine"}
     for name in names.values():
         sample = visitor.sample
-        button = visitor.class_button(name) if name else visitor.page.get_by_role("button", name="Cannot tell")
-        button.tap()
+        visitor.answer_button(name).tap()
         expect(visitor.page.locator(f"{PICTURE}[data-sample-id='{sample}']")).to_have_count(0)
     visitor.all_sent()
     assert run.said() == names
@@ -113,7 +112,7 @@ def test_labeling__undo_goes_back_and_the_new_answer_is_a_correction(
     page.keyboard.press("Backspace")
     expect(page.locator(PICTURE)).to_have_attribute("data-sample-id", str(second))
     expect(page.locator(".banner")).to_have_text("You said two. A new answer corrects it.")
-    expect(visitor.class_button("two")).to_have_attribute("aria-pressed", "true")
+    expect(visitor.answer_button("two")).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="Undo").click()
     expect(page.locator(PICTURE)).to_have_attribute("data-sample-id", str(first))
     visitor.answer("seven")
@@ -142,7 +141,7 @@ def test_labeling__cannot_tell_by_space_or_question_mark(place: Place, ann: Call
     run = place.new_run()
     visitor = ann(run.directory.name)
     page, (first, second, third, fourth) = visitor.page, run.asked[:4]
-    visitor.class_button("five").click()
+    visitor.answer_button("five").click()
     expect(page.locator(PICTURE)).to_have_attribute("data-sample-id", str(second))
     # After a click the space bar must not press the button again.
     page.keyboard.press("Space")
@@ -150,7 +149,7 @@ def test_labeling__cannot_tell_by_space_or_question_mark(place: Place, ann: Call
     page.keyboard.press("?")
     expect(page.locator(PICTURE)).to_have_attribute("data-sample-id", str(fourth))
     # Who came to a button by keys presses it by the space bar.
-    visitor.class_button("four").focus()
+    visitor.answer_button("four").focus()
     page.keyboard.press("Space")
     expect(page.locator(PICTURE)).to_have_attribute("data-sample-id", str(run.asked[4]))
     visitor.all_sent()
@@ -196,7 +195,7 @@ def test_labeling__nobody_labels_what_cannot_be_seen(place: Place, visit: Callab
     visitor.open(f"/#/runs/{run.directory.name}/label", place.secrets["ann"])
     expect(visitor.page.locator(f"{PICTURE} .message")).to_contain_text("This picture cannot be shown")
     visitor.page.keyboard.press("1")
-    visitor.class_button("one").click(force=True)
+    visitor.answer_button("one").click(force=True)
 
     visitor.context.unroute("**/picture")
     visitor.page.get_by_role("button", name="Try again").click()
@@ -295,10 +294,10 @@ def test_labeling__keys_can_be_turned_off(place: Place, ann: Callable[..., Visit
     page.get_by_role("button", name="Settings").click()
     # Keys are the dialog's, as long as it is open.
     page.keyboard.press("1")
-    page.get_by_label("Keys label").uncheck()
+    page.get_by_label("Label by keys").uncheck()
     page.keyboard.press("Escape")
     page.keyboard.press("1")
     page.keyboard.press("ArrowRight")
-    visitor.class_button("two").click()
+    visitor.answer_button("two").click()
     visitor.all_sent()
     assert run.said() == {run.asked[0]: "two"}

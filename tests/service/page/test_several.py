@@ -126,6 +126,8 @@ def test_several__an_operator_settles_what_people_disagree_about(
     expect(item.locator(".said li")).to_have_count(2)
     expect(item.locator(".said li").first).to_contain_text("two by bob")
     expect(item.locator(".said .counts")).to_contain_text("seven by ann")
+    picture = item.locator("img[src]")
+    assert picture.evaluate("async (img) => (await img.decode(), img.naturalWidth)") == 8
     item.get_by_role("button", name="two").click()
     expect(item.locator(".verdict")).to_have_text("Settled: two.")
     expect(item.locator(".said .counts")).to_contain_text("two by olga")

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request
 
 PICTURE = "figure.picture"
 SHOWN = f"{PICTURE}[data-sample-id]"
 EMPTY = ".labeling .empty:not([hidden])"
+OVER = f"{EMPTY}[data-state=answered], {EMPTY}[data-state=idle]"
+GONE = """
+sample => {
+    const [picture, empty] = ["figure.picture", ".labeling .empty"].map(each => document.querySelector(each));
+    return !empty.hidden || ![undefined, sample].includes(picture.dataset.sampleId);
+}
+"""
+"""Whether another picture than this sample's can be seen, or none is left."""
 WAIT_MS = 20_000
 VIOLATIONS = """
 window.violations = [];
@@ -42,22 +51,13 @@ class PageLabeler:
             by: `keys`: the class's digit, where it has one; `buttons`: a click.
         """
         sample = self.sample
-        button = self.page.get_by_role("button", name="Cannot tell") if name is None else self.class_button(name)
-        digit = None if name is None else button.locator("kbd").text_content()
-        if by == "buttons":
-            button.click()
-        elif name is None:
-            self.page.keyboard.press("?")
-        elif digit:
-            self.page.keyboard.press(digit)
+        button = self.answer_button(name)
+        key = "?" if name is None else button.locator("kbd").text_content()
+        if by == "keys" and key:
+            self.page.keyboard.press(key)
         else:
             button.click()
-        self.page.wait_for_function(
-            "([picture, sample]) => ![sample, ''].includes(document.querySelector(picture)?.dataset.sampleId ?? "
-            "(document.querySelector('.labeling .empty')?.hidden ? '' : 'none'))",
-            arg=[PICTURE, str(sample)],
-            timeout=WAIT_MS,
-        )
+        self.page.wait_for_function(GONE, arg=str(sample), timeout=WAIT_MS)
 
     def label(self, count: int, name_of: Callable[[int], str | None], *, by: str = "keys") -> list[int]:
         """Label so many pictures, or as many as there are.
@@ -72,9 +72,7 @@ class PageLabeler:
         """
         done: list[int] = []
         while len(done) < count:
-            self.page.locator(f"{SHOWN}, {EMPTY}[data-state=answered], {EMPTY}[data-state=idle]").first.wait_for(
-                timeout=WAIT_MS
-            )
+            self.page.locator(f"{SHOWN}, {OVER}").first.wait_for(timeout=WAIT_MS)
             if not self.page.locator(SHOWN).count():
                 break
             done.append(self.sample)
@@ -86,8 +84,10 @@ class PageLabeler:
         """Wait until the service has acknowledged every answer."""
         self.page.locator("body[data-unsent='0']").wait_for(state="attached", timeout=WAIT_MS)
 
-    def class_button(self, name: str) -> Any:
-        """The button of a class."""
+    def answer_button(self, name: str | None) -> Locator:
+        """The button of a class; that of "cannot tell" for None."""
+        if name is None:
+            return self.page.get_by_role("button", name="Cannot tell")
         return self.page.locator(f".classes button[data-class={json.dumps(name)}]")
 
 
