@@ -75,6 +75,18 @@ class Answering:
         """
         return self._commit(given)
 
+    def check(self, given: Given) -> AnswersReport:
+        """What would become of answers; nothing is written."""
+        with self._index.reading() as db:
+            judge = Judge(db, pages.known_classes(db), self._size_of_pool)
+            verdicts = judge.judge(given.answers, given.add_classes, given.keep_good)
+            return AnswersReport(
+                outcomes=[each.outcome for each in verdicts],
+                written=0,
+                round=pages.awaiting(db, self._clock()),
+                mine=pages.answers_from(db, given.labeler, pages.open_round(db)),
+            )
+
     def take_all(self, requests: Sequence[Given]) -> list[AnswersReport | Exception]:
         """Take the answers of all who wait; nobody else does so at the same time."""
         self._intake.look_before_writing()

@@ -89,7 +89,7 @@ def _layers(service: Service) -> list[Middleware]:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
-    anyio.to_thread.current_default_thread_limiter().total_tokens = service.settings.threads
+    anyio.to_thread.current_default_thread_limiter().total_tokens = service.settings.requests_at_once
     try:
         await anyio.to_thread.run_sync(service.start)
         yield

@@ -174,15 +174,7 @@ class Desk:
             ProblemError: The run directory cannot be read.
         """
         self.look()
-        with self._index.reading() as db:
-            judge = Judge(db, pages.known_classes(db), self._size_of_pool)
-            verdicts = judge.judge(answers, add_classes, keep_good=True)
-            return AnswersReport(
-                outcomes=[each.outcome for each in verdicts],
-                written=0,
-                round=pages.awaiting(db, self._clock()),
-                mine=pages.answers_from(db, labeler, pages.open_round(db)),
-            )
+        return self._answering.check(Given(labeler, answers, None, True, add_classes))
 
     def accept_partial(self, round_index: int, labeler: str) -> Round:
         """Say that the labels which a round has are enough for the run to go on.

@@ -29,7 +29,7 @@ from dm2at_ray.service.exported import ExportedPictures
 from dm2at_ray.service.guarded import GuardedSource
 from dm2at_ray.service.once import Once, SharedCache
 from dm2at_ray.service.problems import ProblemError
-from dm2at_ray.service.roots import Roots, require_own
+from dm2at_ray.service.roots import OwnFiles, Roots, require_own
 from dm2at_ray.service.shared_source import SharedSource
 from dm2at_ray.service.shown import ShownSamples, stamp
 from dm2at_ray.source_spec import source_spec
@@ -45,6 +45,8 @@ _KEPT_TWIN_GROUPS = 100_000
 _KEPT_SPECS = 256
 _LARGE = 4 << 20
 """Pixels."""
+_SMALL_BYTES = 4096
+"""Of so few bytes only a blank page is large, and as many as there are processors are decoded at once."""
 _COLUMNS = ("uri", "row", "hash")
 
 Picture = Blob
@@ -77,7 +79,8 @@ class Pictures:
         self._places = sorted(data_roots)
         self._blobs = BlobCache(cache / "pictures.sqlite", cache_bytes)
         self._once: Once[str, Blob] = Once()
-        self._shown = ShownSamples()
+        self._own = OwnFiles()
+        self._shown = ShownSamples(self._own)
         self._exported = ExportedPictures()
         self._manifests: SharedCache[tuple[object, ...], pa.Table] = SharedCache(
             _KEPT_MANIFEST, lambda table: table.nbytes
@@ -100,7 +103,7 @@ class Pictures:
             part = files.filesystem.get_file_info(files.path(name))
             if part.type != fs.FileType.File:
                 raise _unknown(run, sample_id)
-            require_own(run, f"pool/manifest/{name}")
+            self._own.require(run, f"pool/manifest/{name}", stamp(part))
             # A run that was begun anew under the same name has a manifest of its own.
             key = _key("picture", self._places, run.uri, sample_id, stamp(part))
             return self._kept(key, lambda: self._make_picture(run, sample_id, stamp(part)))
@@ -243,9 +246,11 @@ def _is_same(raw: bytes | np.ndarray, known: bytes) -> bool:
 
 
 def _pixels(raw: bytes | np.ndarray) -> int:
-    """As the header has it; 0 where there is none, which is found soon enough."""
+    """As the header has it; 0 where there is none, which is found soon enough, or few bytes."""
     if isinstance(raw, np.ndarray):
         return raw.size
+    if len(raw) < _SMALL_BYTES:
+        return 0
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             return image.width * image.height

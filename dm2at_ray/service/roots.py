@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from dm2at_ray.service.once import SharedCache
 from dm2at_ray.service.problems import ProblemError
 from dm2at_ray.store import RunDirectory
 from dm2at_ray.uri import absolute_uri
+
+_KEPT_FILES = 4096
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,29 @@ def require_own(run: RunDirectory, name: str) -> None:
     """
     if not Roots([run.uri]).hold_file(f"{run.uri.rstrip('/')}/{name}"):
         raise ProblemError("outside-roots", f"{name} of run {run.name} is a link that leads out of the run")
+
+
+class OwnFiles:
+    """Knows of which files of run directories it was found already that they are no links to other places.
+
+    To resolve a path asks the system about each of its parts, which is dear beside a small picture.
+    """
+
+    def __init__(self) -> None:
+        self._found: SharedCache[tuple[object, ...], bool] = SharedCache(_KEPT_FILES)
+
+    def require(self, run: RunDirectory, name: str, mark: tuple[object, ...]) -> None:
+        """As `require_own`; what was found holds as long as the file's mark (its `stamp`) is the same.
+
+        Raises:
+            ProblemError: `outside-roots`.
+        """
+
+        def found() -> bool:
+            require_own(run, name)
+            return True
+
+        self._found.get((run.uri, name, mark), found)
 
 
 def _places(uri: str) -> list[_Place]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from dm2at_ray.service.once import SharedCache
-from dm2at_ray.service.roots import require_own
+from dm2at_ray.service.roots import OwnFiles
 from dm2at_ray.store import RoundDirectory, RunDirectory
 
 _KEPT_BYTES = 32 << 20
@@ -15,9 +15,14 @@ _KEPT_BYTES = 32 << 20
 
 
 class ShownSamples:
-    """Looks a sample up among those of the rounds, the last round first; any number of threads may."""
+    """Looks a sample up among those of the rounds, the last round first; any number of threads may.
 
-    def __init__(self) -> None:
+    Args:
+        own: Knows which files of the runs are their own.
+    """
+
+    def __init__(self, own: OwnFiles) -> None:
+        self._own = own
         self._ids: SharedCache[tuple[object, ...], np.ndarray] = SharedCache(
             _KEPT_BYTES, lambda ids: ids.nbytes
         )
@@ -39,7 +44,7 @@ class ShownSamples:
             return np.empty(0, np.int64)
         for name, info in zip(("queries.parquet", "context.parquet"), infos, strict=True):
             if info.type == fs.FileType.File:
-                require_own(run, f"rounds/{round_.index:04d}/{name}")
+                self._own.require(run, f"rounds/{round_.index:04d}/{name}", stamp(info))
         # Neither is ever changed, but the run may have been deleted and begun anew.
         key = (run.uri, round_.index, *(stamp(info) for info in infos))
         return self._ids.get(key, lambda: _ids(round_, infos[1].type == fs.FileType.File))
