@@ -66,8 +66,9 @@ def test_page__passes_over_what_is_no_run(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     make_run(root, "mine")
     make_run(root, "named.otherwise")
-    (root / ".hidden").mkdir()
-    (root / ".hidden" / "config.yaml").touch()
+    for name in (".hidden", "line\n"):
+        (root / name).mkdir()
+        (root / name / "config.yaml").touch()
     (root / "notes.txt").write_text("notes")
     (root / "file").write_text("a name that a run may have")
     (root / "empty").mkdir()
@@ -81,7 +82,7 @@ def test_page__passes_over_what_is_no_run(tmp_path: Path) -> None:
     write_intent(RunDirectory(str(root / "asked")).files, make_intent())
     runs = Runs(str(root))
     assert all_names(runs, 10) == ["asked", "mine"]
-    for name in ("link", "dangling", "loop", "up", "empty", "file", "folder", "named.otherwise"):
+    for name in ("link", "dangling", "loop", "up", "empty", "file", "folder", "named.otherwise", "line\n"):
         with pytest.raises(ProblemError) as refused:
             runs.directory(name)
         assert refused.value.kind == "unknown-run"
