@@ -22,11 +22,11 @@ from dm2at_ray.monitoring.server import MetricsServer
 from dm2at_ray.monitoring.snapshot import Snapshot
 from dm2at_ray.preflight import Plan
 from dm2at_ray.store import Lease, RunDirectory
+from dm2at_ray.store.lease import RENEW_SECONDS
 
 NAMESPACE = "dm2at"
 MAX_RESTARTS = 20
 """Times that Ray starts a driver again that has died; it resumes from the run directory."""
-RENEW_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 

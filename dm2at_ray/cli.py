@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn, Optional
@@ -13,10 +12,13 @@ from rich.console import Console
 
 from dm2at_ray import __version__
 from dm2at_ray.commands import bench, labels, monitor, queries
+from dm2at_ray.commands.evaluate import evaluate
 from dm2at_ray.commands.export import export
 from dm2at_ray.commands.interrupts import Interrupted, signals_raise
+from dm2at_ray.commands.options import JsonOption, RunDirArgument
 from dm2at_ray.commands.pool import pool
 from dm2at_ray.commands.predict import predict
+from dm2at_ray.commands.run_argument import RunArgument
 from dm2at_ray.commands.serve import serve, token
 from dm2at_ray.commands.submit import submit
 from dm2at_ray.errors import UserError
@@ -36,10 +38,6 @@ app.add_typer(pool, name="pool")
 app.command()(submit)
 app.command()(serve)
 app.add_typer(token, name="token")
-
-RunDirArgument = Annotated[
-    str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
-]
 
 
 def main() -> NoReturn:
@@ -92,14 +90,16 @@ def run(
 
 @app.command()
 def status(
-    run_dir: RunDirArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    run_dir: RunArgument,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell where a run is: the driver's own word while it works, else what it left."""
     from dm2at_ray.monitoring.tables import rounds_table
+    from dm2at_ray.remote import is_remote
+    from dm2at_ray.remote.status import read_status as read_remote_status
     from dm2at_ray.status import read_status, status_lines
 
-    found = read_status(run_dir)
+    found = read_remote_status(run_dir) if is_remote(run_dir) else read_status(run_dir)
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -109,67 +109,7 @@ def status(
         Console().print(rounds_table(found["rounds"]))
 
 
-@app.command()
-def evaluate(
-    run_dir: RunDirArgument,
-    attacks: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--attack",
-            help="clean, fgsm, pgd or autoattack (needs the extra `robust`). May be given several times; "
-            "the first three if left out.",
-        ),
-    ] = None,
-    round_index: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--round", min=0, help="The round whose model to take; the last one if left out."),
-    ] = None,
-    pgd_steps: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Steps of PGD; as in the run if left out."),
-    ] = None,
-    pgd_restarts: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Random starts of PGD; as in the run if left out."),
-    ] = None,
-    max_images: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Take the first so many held-out images; all of them if left out."),
-    ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="Import path of the run's model where it is your own, package.module:function: no code is "
-            "imported because a run directory names it.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Measure a round's model on the held-out images, per class and with 95 % confidence intervals."""
-    from dm2at_ray.monitoring.evaluations import evaluation_tables
-    from dm2at_ray.monitoring.progress import make_progress
-    from dm2at_ray.run_evaluation import ROUND_ATTACKS, Request, evaluate_run
-    from dm2at_ray.uri import absolute_uri
-
-    run_dir = absolute_uri(run_dir)
-    if model is None:
-        # Ray's processes import from where they start, which may be a stranger's run directory.
-        os.chdir("/")
-    else:
-        sys.path.insert(0, str(Path.cwd()))
-    attacks_asked_for = tuple(attacks or ROUND_ATTACKS)
-    request = Request(attacks_asked_for, round_index, pgd_steps, pgd_restarts, max_images, model)
-    view = make_progress(sys.stderr if as_json else sys.stdout)
-    with signals_raise("attacks that were finished stay written"), view:
-        result = evaluate_run(run_dir, request, view)
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
-    Console().print(*evaluation_tables(list(result["evaluations"].values())), sep="\n")
-    print(f"written to {result['written_to']}")
-
-
+app.command()(evaluate)
 app.command()(predict)
 app.command()(export)
 

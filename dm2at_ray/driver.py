@@ -6,21 +6,21 @@ the run directory: a driver that is started again carries on from there.
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from ray.actor import ActorHandle
 
 from dm2at_ray.config import Config
-from dm2at_ray.journal import Journal, costs_by_kind
+from dm2at_ray.journal import Journal
 from dm2at_ray.labeling.export import export_queries
 from dm2at_ray.models import ModelSpec
 from dm2at_ray.oracles import make_oracle, waiting_words
 from dm2at_ray.pool import SourceSpec
+from dm2at_ray.round_record import held_out_notices, label_notices, recall_notices, round_metrics
 from dm2at_ray.stages.batches import unlabeled_blocks
 from dm2at_ray.stages.context import StageContext
 from dm2at_ray.stages.craft import craft, craft_parts
@@ -34,9 +34,10 @@ from dm2at_ray.stages.manifest import (
     has_grown,
     summary_of,
 )
-from dm2at_ray.stages.neighbors import find_neighbors, has_neighbors, search_summary
+from dm2at_ray.stages.neighbors import find_neighbors, has_neighbors
 from dm2at_ray.stages.score import Acquisition, rescore, score
 from dm2at_ray.stages.train import retrain
+from dm2at_ray.standing import Standing
 from dm2at_ray.stopping import stop_reason
 from dm2at_ray.store import RoundDirectory, RunDirectory
 
@@ -99,25 +100,23 @@ class Driver:
             done = self._run.committed_rounds()
             round_ = self._run.round(len(done))
             self._open_pool(sizes["pool"], may_grow=not round_.begun)
-            excluded = self._excluded(len(done))
-            unlabeled = self._pool.size - len(excluded)
-            self._tell_sizes(excluded)
-            reason = stop_reason(self._config.stop, [r.metrics() for r in done], unlabeled)
+            standing = self._standing(len(done))
+            reason = stop_reason(self._config.stop, [r.metrics() for r in done], standing.unlabeled)
             if reason is not None:
                 self._journal.close("done", reason=reason)
                 return Ending("done", reason)
             if not round_.begun:
                 round_.begin(self._pool.size)
-            if not self._play(round_, excluded):
+            if not self._play(round_, standing):
                 reason = waiting_words(self._run, self._config, round_)
                 self._journal.close("awaiting_labels", round=round_.index, reason=reason)
                 return Ending("awaiting_labels", reason)
 
-    def _play(self, round_: RoundDirectory, excluded: np.ndarray) -> bool:
+    def _play(self, round_: RoundDirectory, standing: Standing) -> bool:
         """One round, but for what an earlier attempt at it has done; False where it needs labels first."""
         context = self._context(round_.index)
         if not round_.has_queries:
-            round_.write_queries(self.select(context, excluded))  # Steps 1 to 4
+            round_.write_queries(self.select(context, standing))  # Steps 1 to 4
         query_ids = round_.query_ids()
         if round_.index > 0 and not round_.has_adversarial(craft_parts(len(query_ids), context.batch_size)):
             with self._journal.stage(round_, "craft") as progress:  # Step 5
@@ -128,38 +127,37 @@ class Driver:
             if not self._label(context, round_):  # Step 6
                 return False
             context = self._context(round_.index)
-        # Step 7: L and U are what the rounds' labels say
-        excluded = self._excluded(round_.index + 1)
-        self._tell_sizes(excluded)
+        standing = self._standing(round_.index + 1)  # Step 7: L and U are what the rounds' labels say
         if not round_.has_model:
             with self._journal.stage(round_, "train", unit="steps") as progress:  # Step 8
                 self._retrain(context)
-                progress(self._labeled, 0)
+                progress(standing.labeled, 0)
         if not round_.has_metrics:
             with self._journal.stage(round_, "evaluate") as progress:
                 measured = evaluate(context, EvaluationPlan.of(self._config, self._test.size), progress)
-            round_.write_metrics(self._metrics(round_, measured, excluded))
+            classes = len(self._run.class_names())
+            round_.write_metrics(round_metrics(round_, standing, measured, classes))
         round_.commit()
         self._journal.committed(round_.metrics())
         return True
 
-    def select(self, context: StageContext, excluded: np.ndarray) -> pa.Table:
+    def select(self, context: StageContext, standing: Standing) -> pa.Table:
         """Steps 1 to 4: the queries of the round, best first; round 0 draws them at random."""
         round_ = context.round
         acquisition = Acquisition.of(self._config, strategy="random" if round_.index == 0 else None)
         strategy = acquisition.make()
-        budget = self._budget(round_.index, excluded)
-        blocks = unlabeled_blocks(self._pool.size, context.compute.block_rows, context.batch_size, excluded)
-        k = min(self._config.neighbors.k, self._pool.size - len(excluded) - 1)
+        budget, excluded = standing.budget(self._config, round_.index), standing.excluded
+        size, rows = standing.pool.size, context.compute.block_rows
+        blocks = unlabeled_blocks(size, rows, context.batch_size, excluded)
+        k = min(self._config.neighbors.k, standing.unlabeled - 1)
         features = None
         if strategy.needs_features or strategy.needs_neighbors or strategy.needs_images:
             with self._journal.stage(round_, "embed") as progress:  # Step 1
                 features = embed(context, blocks, excluded, progress)
         if features and strategy.needs_neighbors and k > 0 and not has_neighbors(context, blocks):
             with self._journal.stage(round_, "neighbors") as progress:  # Step 2
-                self._tell_recall(
-                    round_.index, find_neighbors(context, self._config.neighbors, features, k, progress)
-                )
+                found = find_neighbors(context, self._config.neighbors, features, k, progress)
+                self._tell(recall_notices(round_.index, self._config, found))
         with self._journal.stage(round_, "score") as progress:  # Steps 3 and 4
             prescreen = self._config.mixup.prescreen
             if not (prescreen and strategy.needs_neighbors):
@@ -195,7 +193,8 @@ class Driver:
         if answers is None:
             return False
         with self._journal.stage(round_, "label") as progress:
-            self._tell_news(round_.index, answers.class_names, len(answers.corrections))
+            names, corrections = answers.class_names, len(answers.corrections)
+            self._tell(label_notices(round_.index, len(self._run.class_names()), names, corrections))
             self._run.write_class_names(answers.class_names)
             self._journal.classes(answers.class_names)
             round_.write_corrections(answers.corrections)
@@ -206,95 +205,20 @@ class Driver:
     def _retrain(self, context: StageContext) -> None:
         config = self._config
         training = retrain(context, config.training, config.attack.epsilon, config.compute, self._listener)
-        self._tell_held_out(context.round_index, training["stability"]["held_out"])
+        held_out = training["stability"]["held_out"]
+        self._tell(held_out_notices(self._run, context.round_index, config, held_out))
 
-    def _budget(self, round_index: int, excluded: np.ndarray) -> int:
-        """B of a round: what is asked for, is left in the budget and is left in the pool."""
-        wanted = self._config.query.size if round_index > 0 else self._config.query.initial
-        left = self._pool.size - len(excluded)
-        if self._config.stop.label_budget is not None:
-            left = min(left, self._config.stop.label_budget - self._labeled)
-        return min(wanted, left)
-
-    def _excluded(self, rounds: int) -> np.ndarray:
-        """Sorted ids (n,) int64 that are not in U: set aside, or answered in the first so many rounds.
-
-        Also counts L, and the samples of which people cannot tell the label.
-        """
-        answered = self._run.labels(rounds)
-        self._labeled = pc.sum(answered["label"].is_valid()).as_py() or 0
-        self._skipped = len(answered) - self._labeled
-        return np.unique(np.concatenate([self._set_aside, answered["sample_id"].to_numpy()]))
-
-    def _tell_recall(self, round_index: int, search: dict[str, Any]) -> None:
-        wanted = self._config.neighbors.recall_target
-        if search.get("recall", 1.0) < wanted:
-            self._journal.notice(
-                f"round {round_index}: the {search['engine']} neighbour search found {search['recall']:.2%} "
-                f"of the true neighbours, less than neighbors.recall_target={wanted}; "
-                "neighbors.engine=auto widens the search by itself, exact finds all"
-            )
-
-    def _tell_held_out(self, round_index: int, held_out: int) -> None:
-        """Say once that labels are not trained on, or that an early stop has none to go by."""
-        before = self._run.round(round_index - 1).training() if round_index > 0 else {}
-        was_held_out = before.get("stability", {}).get("held_out")
-        if held_out > 0 and not was_held_out:
-            self._journal.notice(
-                f"round {round_index}: from now on about a tenth of the labels (now {held_out:,}, at most "
-                f"training.validation={self._config.training.validation}) are held out to watch the training"
-            )
-        elif held_out == 0 and was_held_out is None and self._config.training.early_stop is not None:
-            self._journal.notice(
-                f"round {round_index}: training.early_stop has no effect yet, too few labels to hold any out"
-            )
-
-    def _tell_news(self, round_index: int, class_names: list[str], corrections: int) -> None:
-        known = len(self._run.class_names())
-        for number, name in enumerate(class_names[known:], known):
-            self._journal.notice(f"round {round_index}: class {name} is new, number {number}")
-        if corrections:
-            self._journal.notice(
-                f"round {round_index}: {corrections:,} labels of earlier rounds came or changed since"
-            )
-
-    def _tell_sizes(self, excluded: np.ndarray) -> None:
+    def _standing(self, rounds: int) -> Standing:
+        """L and U after the labels of the first so many rounds, which is told, too."""
+        standing = Standing.after(rounds, self._run, self._pool, self._set_aside)
         self._journal.sizes(
-            labeled=self._labeled, pool=self._pool.size - len(excluded), rejected=self._pool.rejected
+            labeled=standing.labeled, pool=standing.unlabeled, rejected=standing.pool.rejected
         )
+        return standing
 
-    def _metrics(
-        self, round_: RoundDirectory, measured: dict[str, Any], excluded: np.ndarray
-    ) -> dict[str, Any]:
-        """Everything reported for the round, as metrics.json."""
-        training = round_.training()
-        labels, scores = round_.labels(), round_.queries()["score"].to_pylist()
-        told = labels["label"].drop_null().to_numpy()
-        counts = np.bincount(told, minlength=len(self._run.class_names()))
-        return {
-            "round": round_.index,
-            "labeled": self._labeled,
-            "pool": self._pool.size - len(excluded),
-            "rejected": self._pool.rejected,
-            "duplicates": self._pool.duplicates,
-            "skipped": self._skipped,
-            "corrected": len(round_.corrections()),
-            "queried": len(labels),
-            "queries_by_class": counts.tolist(),
-            # Round 0 draws at random: its numbers are no scores.
-            "query_scores": scores if round_.index > 0 else [],
-            "accuracy": measured["accuracy"],
-            "accuracy_by_class": measured["accuracy_by_class"],
-            "accuracy_interval": measured["accuracy_interval"],
-            "accuracy_interval_by_class": measured["accuracy_interval_by_class"],
-            "evaluated": measured["images"],
-            "train_accuracy": training["clean_accuracy"],
-            "loss": training["loss"],
-            "training": training,
-            "neighbors": search_summary(round_),
-            **costs_by_kind(round_.stage_costs()),
-            "time": time.time(),
-        }
+    def _tell(self, notices: Iterable[str]) -> None:
+        for notice in notices:
+            self._journal.notice(notice)
 
     def _open_pool(self, expected: int, may_grow: bool) -> None:
         """The pool of a round: a new one has the images that its source has got since the last one."""

@@ -20,7 +20,7 @@ SELECTING = ("embed", "neighbors", "score", "craft", "label")
 """Stages of the phase `selecting`; the others belong to `training`."""
 
 TELL_SECONDS, TELL_STORE_SECONDS = 2.0, 5.0
-"""How long a stage's progress may go unwritten on a disk, and on an object store, where a write costs money."""
+"""How long a stage's progress may go unwritten on a disk, and on an object store, where writes cost money."""
 
 logger = logging.getLogger(__name__)
 

@@ -39,6 +39,10 @@ LOCAL_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # An idle process with torch imported saves the next stage several seconds; Ray would end it after one.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    # Processes that live as long are to give back what a piece of work has used: few heaps, which
+    # `StageContext.begin_piece` can trim, and Arrow's memory among them.
+    "MALLOC_ARENA_MAX": "2",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 """Environment of a Ray that is started here, where it is not set otherwise."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,9 +20,11 @@ from dm2at_ray.pool.location import Location
 from dm2at_ray.pool.packing import CHANNELS, mean_bytes, pack
 from dm2at_ray.pool.pieces import Piece, cut
 from dm2at_ray.pool.sources import Source, SourceSpec, Split, open_source
-from dm2at_ray.pool_lease import held
+from dm2at_ray.pool_listing import Listings
 from dm2at_ray.pool_tasks import Stages, gather, ray_for_pools
-from dm2at_ray.store.lease import LEASE_FILE
+from dm2at_ray.store import Lease
+from dm2at_ray.store.files import Files
+from dm2at_ray.store.lease import LEASE_FILE, Terms
 
 TASK_RETRIES = 10
 _OWN_NAMES = {CATALOG_FILE, LEASE_FILE, "build", "manifest", "shards"}
@@ -73,7 +76,8 @@ def build_pool(request: Request, view: ProgressView) -> Catalog:
     directory = PoolDirectory.at(request.out, "OUT")
     _refuse_inside(directory, request)
     _refuse_others(directory)
-    with held(directory, view.message) as check_lease:
+    lease = packing_lease(directory)
+    with lease.held(view.message):
         there = directory.find_catalog()
         if there is not None:
             if [_without_place(entry) for entry in there.additions] != [request.to_json()]:
@@ -86,7 +90,7 @@ def build_pool(request: Request, view: ProgressView) -> Catalog:
         sources = [open_source(spec) for spec in request.sources]
         size, channels = _native_size(request, sources)
         base = Catalog(image_size=size, channels=channels)
-        return _pack_all(directory, base, request, sources, view, check_lease)
+        return _pack_all(directory, base, request, sources, view, lease)
 
 
 def add_to_pool(request: Request, view: ProgressView) -> Catalog:
@@ -105,9 +109,18 @@ def add_to_pool(request: Request, view: ProgressView) -> Catalog:
     directory = PoolDirectory.at(request.out, "OUT")
     _refuse_inside(directory, request)
     directory.catalog()
-    with held(directory, view.message) as check_lease:
+    lease = packing_lease(directory)
+    with lease.held(view.message):
         sources = [open_source(spec) for spec in request.sources]
-        return _pack_all(directory, directory.catalog(), request, sources, view, check_lease)
+        return _pack_all(directory, directory.catalog(), request, sources, view, lease)
+
+
+def packing_lease(directory: PoolDirectory) -> Lease:
+    """The right to pack into a pool directory, which one process has at a time."""
+    terms = Terms(
+        f"pool {directory.place.uri}", "process", "packs into it", "wait for it, or end it", PoolError
+    )
+    return Lease(Files(directory.place.filesystem, directory.place.path), uuid.uuid4().hex, terms=terms)
 
 
 def united_names(own: tuple[str, ...] | None, sources: list[Source]) -> list[str] | None:
@@ -122,11 +135,17 @@ def _pack_all(
     request: Request,
     sources: list[Source],
     view: ProgressView,
-    check_lease: Callable[[], None],
+    lease: Lease,
 ) -> Catalog:
     wanted = request.to_json()
+    if request.split == "test":
+        for source in sources:
+            if not source.has_test_split:
+                raise PoolError(
+                    f"source {source.spec.path or source.kind!r}: it has no test images of its own"
+                )
+    listings = Listings(request.out, sources, request.split)
     building = Building.begin(directory, wanted, base)
-    names = united_names(base.class_names, sources)
     channels = base.channels or CHANNELS
     stages = Stages(view)
     pieces = 0
@@ -135,7 +154,7 @@ def _pack_all(
         nonlocal pieces
         first_id = base.size
         for number, source in enumerate(sources):
-            for piece in _pieces(building, number, source, request.split, names):
+            for piece in _pieces(building, number, source, listings.entries(number), names):
                 rows, ref = piece.entries.num_rows, None
                 if not building.is_whole(pieces, piece):
                     shard = building.shard(pieces)
@@ -147,20 +166,22 @@ def _pack_all(
                 yield rows, ref
 
     with ray_for_pools():
+        listings.list_shards(stages, lease.check)
+        names = united_names(base.class_names, sources)
         stages.begin("pack")
         with closing(gather(start(), stages)) as packed:
             for _ in packed:
-                check_lease()
+                lease.check()
         stages.end()
         stages.begin("manifest")
-        check_lease()
+        lease.check()
         catalog = building.finish(pieces, names, wanted)
         stages.end()
     return catalog
 
 
 def _pieces(
-    building: Building, number: int, source: Source, split: Split, names: list[str] | None
+    building: Building, number: int, source: Source, entries: Iterator[pa.Table], names: list[str] | None
 ) -> Iterator[Piece]:
     """The source's entries cut into pieces, their labels as places in `names`."""
 
@@ -171,11 +192,9 @@ def _pieces(
             building.note_mean_bytes(number, window, known)
         return known
 
-    if split == "test" and not source.has_test_split:
-        raise PoolError(f"source {source.spec.path or source.kind!r}: it has no test images of its own")
     numbers = {name: number for number, name in enumerate(names or ())}
     places = pa.array([numbers[name] for name in source.class_names or ()], pa.int64())
-    for piece in cut(source.entries(split), mean):
+    for piece in cut(entries, mean):
         column = piece.entries.schema.get_field_index("label")
         field, labels = piece.entries.schema.field(column), piece.entries["label"].combine_chunks()
         yield replace(piece, entries=piece.entries.set_column(column, field, places.take(labels)))

@@ -15,6 +15,7 @@ from dm2at_ray.monitoring.progress import ProgressView
 from dm2at_ray.pool.catalog import Catalog
 from dm2at_ray.pool.checking import BROKEN_SCHEMA, check_entries, check_shard
 from dm2at_ray.pool.directory import PoolDirectory, part_file
+from dm2at_ray.pool.location import is_store_error
 from dm2at_ray.pool.packing import CHANNELS
 from dm2at_ray.pool.sources import SourceSpec, open_source
 from dm2at_ray.pool_tasks import Stages, gather, ray_for_pools
@@ -50,7 +51,7 @@ def check_pool(spec: SourceSpec, view: ProgressView) -> Findings:
         view: Where to show how far it is.
 
     Raises:
-        PoolError: It cannot be listed.
+        PoolError: It cannot be listed, or its store cannot be used.
     """
     stages = Stages(view)
     packed = None
@@ -100,6 +101,8 @@ def _check_shard(path: str, catalog: Catalog, index: int) -> pa.Table:
     try:
         return check_shard(directory, catalog, index, catalog.channels or CHANNELS)
     except PoolError as error:
+        if is_store_error(error.__cause__):
+            raise
         # Without its rows of the manifest nothing can be said of the images one by one.
         part = catalog.part_of(catalog.shards[index].first_id)
         broken = {"sample_id": None, "uri": part_file(part), "row": None, "reason": str(error)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
@@ -69,13 +69,18 @@ def ray_for_pools() -> AbstractContextManager[None]:
     return joined_ray(Config.from_mapping({"compute": {"object_store_bytes": OBJECT_STORE_BYTES}}))
 
 
-def gather(started: Iterator[tuple[int, ray.ObjectRef | None]], stages: Stages) -> Generator[Any, None, None]:
+def gather(
+    started: Iterator[tuple[int, ray.ObjectRef | None]],
+    stages: Stages,
+    count: Callable[[Any], int] | None = None,
+) -> Generator[Any, None, None]:
     """Start tasks as others end, and yield what each returned, in the order in which they end.
 
     Args:
         started: Starts the next task when it is advanced; gives the images that it is about, and it, or None
             where nothing is left to do about them.
         stages: Told of the images that are done.
+        count: What a task returned -> the images that it was about, where `started` cannot know.
 
     Raises:
         UserError: As a task raised it.
@@ -94,12 +99,13 @@ def gather(started: Iterator[tuple[int, ray.ObjectRef | None]], stages: Stages) 
                     running[ref] = images
                 else:
                     done += max(0, images)
-            stages.tell(done, None if more else listed)
+            stages.tell(done, None if more or count else listed)
             ended, _ = ray.wait(list(running), timeout=LOOK_SECONDS) if running else ([], [])
             for ref in ended:
-                yield ray.get(ref)
-                done += running.pop(ref)
-        stages.tell(done, listed)
+                result = ray.get(ref)
+                yield result
+                done += running.pop(ref) + (count(result) if count else 0)
+        stages.tell(done, done if count else listed)
     except ray.exceptions.RayError as error:
         user_error = find_user_error(error)
         if user_error is None:

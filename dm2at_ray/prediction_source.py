@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,37 +12,19 @@ import pyarrow.compute as pc
 from dm2at_ray.config import Config
 from dm2at_ray.errors import ConfigError, PoolError
 from dm2at_ray.pool import SOURCES, Source, SourceSpec, open_source
+from dm2at_ray.pool.named import NO_PATH
+from dm2at_ray.pool.sources.base import rebatched
 from dm2at_ray.pool.sources.guess import guess_kind
 from dm2at_ray.source_spec import source_spec
 from dm2at_ray.stages.prediction_files import PredictionFiles
-from dm2at_ray.uri import absolute_uri
 
 Split = Literal["pool", "test"]
-_NO_PATH = "digits"
-"""The kind that comes with a library."""
 _OPTIONS = {
     "path": "SOURCE",
     "source": "--kind",
     "image_column": "--image-column",
     "label_column": "--label-column",
 }
-
-
-def parse_source(source: str) -> tuple[str | None, str | None]:
-    """What a user writes for a source, as its kind, where that is said, and its path or URI.
-
-    Examples:
-        >>> parse_source("parquet:s3://bucket/images"), parse_source("s3://bucket/images")
-        (('parquet', 's3://bucket/images'), (None, 's3://bucket/images'))
-        >>> parse_source("digits")
-        ('digits', None)
-    """
-    head, _, rest = source.partition(":")
-    if head == _NO_PATH and not rest:
-        return head, None
-    if head in SOURCES and rest and not rest.startswith("//"):
-        return head, absolute_uri(rest)
-    return None, absolute_uri(source)
 
 
 def spec_of(
@@ -69,7 +51,7 @@ def spec_of(
     spec = replace(
         source_spec(config),
         kind=kind,
-        path=None if kind == _NO_PATH else path,
+        path=None if kind == NO_PATH else path,
         test_path=None,
         image_column=image_column or config.data.image_column,
         label_column=label_column or config.data.label_column,
@@ -171,26 +153,3 @@ def class_numbers(source_names: list[str], names: tuple[str, ...]) -> pa.Array:
         by_name = {name: place for place, name in reversed(list(enumerate(names)))}
         places = [by_name.get(name) for name in source_names]
     return pa.array(places, pa.int64())
-
-
-def rebatched(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The rows of some tables as tables of one size, the last one excepted.
-
-    Examples:
-        >>> some = [pa.table({"n": range(begin, begin + 3)}) for begin in (0, 3)]
-        >>> [table["n"].to_pylist() for table in rebatched(some, rows=4)]
-        [[0, 1, 2, 3], [4, 5]]
-    """
-    held: list[pa.Table] = []
-    count = 0
-    for table in tables:
-        held.append(table)
-        count += table.num_rows
-        if count < rows:
-            continue
-        whole = pa.concat_tables(held)
-        for begin in range(0, count - rows + 1, rows):
-            yield whole.slice(begin, rows).combine_chunks()
-        held, count = [whole.slice(count - count % rows)], count % rows
-    if count:
-        yield pa.concat_tables(held).combine_chunks()

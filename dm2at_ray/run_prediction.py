@@ -80,8 +80,8 @@ def predict_source(run_dir: str, request: Request, view: ProgressView) -> dict[s
         What predict.json says in the end; `out`, and `new_parts`, the parts that this call has written.
 
     Raises:
-        UserError: No such run or round; the source cannot be listed; the directory is not free; the cluster
-            is too small.
+        UserError: No such run or round; the source cannot be listed; the directory is not free, or another
+            call is at work on it; the cluster is too small.
     """
     run = RunDirectory(absolute_uri(run_dir))
     run.require()
@@ -95,9 +95,28 @@ def predict_source(run_dir: str, request: Request, view: ProgressView) -> dict[s
     plan = _plan(context, run, config, request)
     rows = -(-request.part_rows // context.batch_size) * context.batch_size
     files = PredictionFiles(plan.out)
-    marker = files.begin(_arguments(round_, context, plan, request, rows))
-    if marker["complete"] and files.has_parts(marker["listing"]["parts"]):
-        return {**marker, "out": files.uri, "new_parts": 0}
+    lease = files.lease()
+    with lease.held(view.message):
+        marker = files.begin(_arguments(round_, context, plan, request, rows))
+        if marker["complete"] and files.has_parts(marker["listing"]["parts"]):
+            return {**marker, "out": files.uri, "new_parts": 0}
+        facts, new_parts = _predict(context, plan, config, request, rows, view)
+        lease.check()
+        facts |= {"complete": True, "run_dir": run.uri, "version": __version__, "time": time.time()}
+        marker = files.note(**facts)
+        files.delete_listing()
+    return {**marker, "out": files.uri, "new_parts": new_parts}
+
+
+def _predict(
+    context: StageContext,
+    plan: PredictionPlan,
+    config: Config,
+    request: Request,
+    rows: int,
+    view: ProgressView,
+) -> tuple[dict[str, Any], int]:
+    """What `PredictionActor.run` returns, from where Ray is found."""
     with joined_ray(config):
         check_resources(config, ray.cluster_resources(), training=False)
         actor = ray.remote(num_cpus=0, concurrency_groups={"control": 1})(PredictionActor).remote(
@@ -105,7 +124,7 @@ def predict_source(run_dir: str, request: Request, view: ProgressView) -> dict[s
         )
         try:
             running = actor.run.remote(request.split, rows, request.label_column is None)
-            facts, new_parts = follow(running, actor, view)
+            return follow(running, actor, view)
         except ray.exceptions.RayError as error:
             user_error = find_user_error(error)
             if user_error is None:
@@ -115,10 +134,6 @@ def predict_source(run_dir: str, request: Request, view: ProgressView) -> dict[s
             raise user_error from None
         finally:
             ray.kill(actor)
-    facts |= {"complete": True, "run_dir": run.uri, "version": __version__, "time": time.time()}
-    marker = files.note(**facts)
-    files.delete_listing()
-    return {**marker, "out": files.uri, "new_parts": new_parts}
 
 
 class PredictionActor:

@@ -57,19 +57,22 @@ def gather(run: RunDirectory, source: Source | None) -> ReportData:
     """Everything that the page shows of the rounds that are committed."""
     config = run.config()
     rounds = run.committed_rounds()
+    names = run.class_names() or (source and source.class_names) or []
     pictures: dict[int, list[QueriedImage]] = {}
-    if rounds and source is not None:
+    if rounds:
         spec = rounds[0].model_spec()
-        files = run.manifest_files("pool")
-        pool = Pool.open(files.filesystem, files.root, source, spec.image_size, spec.channels)
-        pictures = {r.index: queried_images(r, pool, PICTURES_PER_ROUND) for r in rounds}
+        names = names or [str(number) for number in range(spec.num_classes)]
+        if source is not None:
+            files = run.manifest_files("pool")
+            pool = Pool.open(files.filesystem, files.root, source, spec.image_size, spec.channels)
+            pictures = {r.index: queried_images(r, pool, PICTURES_PER_ROUND) for r in rounds}
     return ReportData(
         title=config.name,
         run_dir=run.uri,
         config_yaml=config.to_yaml(),
         version=__version__,
         created=datetime.now().astimezone(),
-        class_names=run.class_names() or (source and source.class_names) or [],
+        class_names=names,
         rounds=[r.metrics() for r in rounds],
         queries=pictures,
         evaluations={r.index: list(r.evaluations().values()) for r in rounds},

@@ -13,6 +13,8 @@ from dm2at_ray.store.lease import LIFETIME_SECONDS, is_here, read_lease
 from dm2at_ray.uri import absolute_uri
 
 ENDED = ("done", "failed", "interrupted", "awaiting_labels")
+_NO_DRIVER = (*ENDED, "submitted", "pending", "paused", "stopped")
+"""Phases in which none is to be expected; a service tells the last four."""
 ANSWER_SECONDS = 10.0
 
 
@@ -50,7 +52,7 @@ def read_status(run_dir: str) -> dict[str, Any]:
 
 
 def status_lines(found: dict[str, Any]) -> list[str]:
-    """What `read_status` found, for a person."""
+    """What `read_status` found, here or of a service, for a person."""
     where = f"round {found['round']}" + (f", {found['stage']}" if found["stage"] else "")
     if (found["live"] or found.get("driver_host")) and found["stage"] and found.get("total"):
         where += f", {found['done']:,} of {found['total']:,} {found['unit']}"
@@ -64,7 +66,7 @@ def status_lines(found: dict[str, Any]) -> list[str]:
             f"a driver on {found['driver_host']} works on it, which cannot be asked from here "
             f"(last word {found['seconds_ago']:.0f} s ago)"
         )
-    elif not found["live"] and found["phase"] not in ENDED:
+    elif not found["live"] and found["phase"] not in _NO_DRIVER:
         lines.append(
             f"no driver answers (last word {found['seconds_ago']:.0f} s ago): `dm2at run` goes on from there"
         )

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from dm2at_ray.bench.pool_study import GIB, PoolBenchSettings, PoolReport, pool_study
 from dm2at_ray.bench.process import ended_by_sigterm
+from dm2at_ray.bench.tables import figures_table
 from dm2at_ray.errors import UserError
 
 DESCRIPTION = """\
@@ -55,10 +55,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def stages_table(report: PoolReport) -> Table:
     """What every stage took."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"one selection round on {report.n:,} images")
-    table.add_column("stage")
-    for name in ("seconds", "images", "images/s"):
-        table.add_column(name, justify="right")
+    title = f"one selection round on {report.n:,} images"
+    table = figures_table(title, "stage", "seconds", "images", "images/s", names="stage")
     for name, stage in report.stages.items():
         rate = stage["images_per_second"]
         table.add_row(
@@ -73,10 +71,8 @@ def stages_table(report: PoolReport) -> Table:
 
 def memory_table(report: PoolReport) -> Table:
     """What every kind of process held at most."""
-    table = Table(box=box.SIMPLE_HEAD, title="highest resident memory of one process, MiB")
-    table.add_column("process")
-    for name in ("own", "with shared pages"):
-        table.add_column(name, justify="right")
+    title = "highest resident memory of one process, MiB"
+    table = figures_table(title, "process", "own", "with shared pages", names="process")
     for kind, own in report.peak_rss_bytes.items():
         shared = report.peak_rss_with_object_store_bytes.get(kind)
         table.add_row(kind, f"{own / MIB:,.0f}", "" if shared is None else f"{shared / MIB:,.0f}")
@@ -110,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, metavar="SEED", help="of images and run (0)")
     add("--cpus", type=int, metavar="C", help="CPUs of Ray, and actors (2)")
     add("--object-store-bytes", type=int, metavar="BYTES", help="size of Ray's object store (1 GiB)")
-    add("--block-rows", type=int, metavar="ROWS", help="rows of a piece of work (65,536)")
+    add("--block-rows", type=int, metavar="ROWS", help="rows of a piece of work (16,384)")
     add(
         "--work",
         type=Path,

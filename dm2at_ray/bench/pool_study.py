@@ -57,7 +57,7 @@ class PoolBenchSettings:
     object_store_bytes: int = GIB
     """Size of its object store."""
 
-    block_rows: int = 65_536
+    block_rows: int = 16_384
     """Rows of a piece of work."""
 
     work: Path | None = None

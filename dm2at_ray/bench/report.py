@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from dm2at_ray.bench.hardness import Hardness
-
-NOISE_CORES = 0.2
-"""A core's share that a system at rest takes now and then."""
+from dm2at_ray.bench.tables import figures_table, processor, was_disturbed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,17 +126,9 @@ def fit_growth(rows: Sequence[Row]) -> list[Growth]:
 
 def rows_table(rows: Sequence[Row]) -> Table:
     """Lay the rows out for a terminal."""
-    table = Table(
-        title=f"{rows[0].k} nearest of n rows with {rows[0].d} features",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("engine", no_wrap=True)
-    for name in ("seconds", "Gpd/s", "recall", "vs cdist", "GiB", "compile"):
-        table.add_column(name, justify="right", no_wrap=True)
+    title = f"{rows[0].k} nearest of n rows with {rows[0].d} features"
+    columns = ("n", "engine", "seconds", "Gpd/s", "recall", "vs cdist", "GiB", "compile")
+    table = figures_table(title, *columns, names="engine")
     before = None
     for row in rows:
         if before is not None and row.n != before:
@@ -153,9 +142,8 @@ def rows_table(rows: Sequence[Row]) -> Table:
 def notes(report: Report) -> list[str]:
     """Say in lines what the table leaves out."""
     machine, settings = report.machine, report.settings
-    place = machine["gpu"] or machine["cpu"]
     lines = [
-        f"{place}, {settings['threads']} threads of {machine['cores']} cores; "
+        f"{processor(machine)}, {settings['threads']} threads of {machine['cores']} cores; "
         f"torch {machine['torch']}, numba {machine['numba']}, NumPy {machine['numpy']}",
         f"features: {report.source}",
     ]
@@ -179,7 +167,7 @@ def notes(report: Report) -> list[str]:
     lines += [
         f"{row.engine} at n = {row.n:,}: other processes took {row.other_cores:.1f} cores; run it again alone"
         for row in report.rows
-        if _disturbed(row, report)
+        if was_disturbed(row.other_cores, machine, settings)
     ]
     lines += [f"{row.engine} at n = {row.n:,} failed: {row.error}" for row in report.rows if row.error]
     lines += [
@@ -190,12 +178,6 @@ def notes(report: Report) -> list[str]:
     if report.missing_peers:
         lines.append(f"not installed: {', '.join(report.missing_peers)}")
     return lines
-
-
-def _disturbed(row: Row, report: Report) -> bool:
-    """Whether the others left too few cores."""
-    free = int(str(report.machine["cores"])) - int(str(report.settings["threads"]))
-    return row.other_cores is not None and row.other_cores > free + NOISE_CORES
 
 
 def _figures(row: Row) -> list[str]:

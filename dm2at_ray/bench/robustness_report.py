@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from dm2at_ray.bench.recipes import REFERENCE, recipe_named
+from dm2at_ray.bench.tables import figures_table, processor
 from dm2at_ray.bench.trial import TrialRow
 
 ATTACKS = ("clean", "fgsm", "pgd")
@@ -124,12 +124,9 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def summary_table(report: RobustnessReport) -> Table:
     """Lay the recipes out for a terminal."""
-    table = Table(title="accuracy on the test images, in %", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    table.add_column("recipe", no_wrap=True)
-    steps = report.settings["pgd_steps"]
-    names = ("clean", "FGSM", f"PGD-{steps}", "Δ clean", "Δ PGD", "collapsed", "seconds")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    pgd = f"PGD-{report.settings['pgd_steps']}"
+    columns = ("recipe", "clean", "FGSM", pgd, "Δ clean", "Δ PGD", "collapsed", "seconds")
+    table = figures_table("accuracy on the test images, in %", *columns, names="recipe")
     for each in report.summary:
         spread = each.deviation or {}
         table.add_row(
@@ -145,9 +142,8 @@ def summary_table(report: RobustnessReport) -> Table:
 def robustness_notes(report: RobustnessReport) -> list[str]:
     """Say in lines what the table leaves out."""
     machine, settings = report.machine, report.settings
-    place = machine["gpu"] or machine["cpu"]
     lines = [
-        f"{place}, {settings['jobs']} trainings at once, {settings['threads']} threads each; "
+        f"{processor(machine)}, {settings['jobs']} trainings at once, {settings['threads']} threads each; "
         f"torch {machine['torch']}",
         f"{settings['model']} on {settings['labels']:,} labels of {settings['images']}, others for each seed",
         f"mean ± standard deviation over seeds; Δ: points above {REFERENCE} with the same seed",

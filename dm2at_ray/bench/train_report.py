@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich import box
 from rich.table import Table
 
-from dm2at_ray.bench.report import NOISE_CORES
+from dm2at_ray.bench.tables import figures_table, processor, was_disturbed
 
 NAMES = {
     "clean": "clean training",
@@ -55,12 +54,8 @@ class TrainReport:
 
 def rates_table(report: TrainReport) -> Table:
     """Lay the rates out for a terminal."""
-    table = Table(
-        title="labeled samples per second", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
-    )
-    table.add_column("loop", no_wrap=True)
-    for name in ("median", "lowest", "highest", "time vs textbook", "of the limit"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("loop", "median", "lowest", "highest", "time vs textbook", "of the limit")
+    table = figures_table("labeled samples per second", *columns, names="loop")
     for loop, rates in report.turns.items():
         rate = getattr(report, loop)
         adversarial = loop != "clean"
@@ -76,11 +71,11 @@ def rates_table(report: TrainReport) -> Table:
 def train_notes(report: TrainReport) -> list[str]:
     """Say in lines what the table leaves out."""
     machine, settings = report.machine, report.settings
-    place = machine["gpu"] or machine["cpu"]
     size, channels = settings["image_size"], settings["channels"]
     compiled = ", compiled" if settings["compile"] else ""
     lines = [
-        f"{place}, {settings['threads']} threads of {machine['cores']} cores; torch {machine['torch']}",
+        f"{processor(machine)}, {settings['threads']} threads of {machine['cores']} cores; "
+        f"torch {machine['torch']}",
         f"{settings['model']} on {report.images}, scaled to {size} x {size} x {channels}, "
         f"batches of {settings['batch_size']}",
         f"clean and ours: {settings['precision']}{compiled}; textbook: float32, three forward and three "
@@ -89,7 +84,6 @@ def train_notes(report: TrainReport) -> list[str]:
         "the limit: half the clean rate",
         f"medians of {settings['turns']} turns of {settings['seconds']:g} s, the loops by turns",
     ]
-    free = int(str(machine["cores"])) - int(str(settings["threads"]))
-    if report.other_cores is not None and report.other_cores > free + NOISE_CORES:
+    if was_disturbed(report.other_cores, machine, settings):
         lines.append(f"other processes took {report.other_cores:.1f} cores; run it again alone")
     return lines

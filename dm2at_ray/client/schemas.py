@@ -1,15 +1,16 @@
-"""What the service and its clients say to each other, as typed messages; their docstrings are the API's words."""
+"""What the service and its clients say to each other; the fields' docstrings are the API's words."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 SESSION = r"^[A-Za-z0-9_-]{1,64}$"
-LARGEST_SAMPLE_ID = 2**62
+LARGEST_SAMPLE_ID = 2**53 - 1
+"""The largest number that JSON carries unharmed through JavaScript and its like."""
 MOST_ANSWERS = 1000
 """Labels in one request."""
 MOST_LEASES = 100
@@ -21,12 +22,28 @@ Role = Literal["read", "label", "operate"]
 """Each may do what those before it may: look; label; start, pause and stop runs."""
 
 RunName = Annotated[str, StringConstraints(pattern=RUN_NAME)]
-SampleId = Annotated[int, Field(ge=0, le=LARGEST_SAMPLE_ID)]
+
+
+def _no_guess(value: object) -> object:
+    """JSON's true and "1" are no numbers, though Python takes them for some."""
+    if isinstance(value, bool | str | bytes):
+        raise ValueError("a number is needed here")
+    return value
+
+
+_NUMBER = BeforeValidator(_no_guess)
+SampleId = Annotated[int, Field(ge=0, le=LARGEST_SAMPLE_ID), _NUMBER]
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class Message(BaseModel):
-    """Base of all messages: what is not known is refused in requests, and told by fields' docstrings."""
+    """Base of all messages; a client passes over what a newer service says besides."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+
+class Wish(Message):
+    """Base of what clients send: a field that is not known is a mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -61,14 +78,14 @@ class Me(Message):
     """Whether the service knows a Ray cluster to start runs on."""
 
 
-class RunRequest(Message):
+class RunRequest(Wish):
     """A run to start."""
 
     name: RunName
     """Its name: also that of its directory below the service's root."""
     config: Annotated[str, StringConstraints(max_length=LONGEST_CONFIG)]
     """The YAML of the run, as `dm2at run` takes it; its own `name` is replaced by the run's."""
-    advance: bool = True
+    advance: StrictBool = True
     """Whether the next step starts by itself as soon as a round has the labels that it needs."""
 
 
@@ -226,12 +243,12 @@ class QueryPage(Message):
     """Give it as `after` for those that follow; None at the end."""
 
 
-class LeaseRequest(Message):
+class LeaseRequest(Wish):
     """Wish for queries to label that nobody else is shown meanwhile."""
 
     session: Annotated[str, StringConstraints(pattern=SESSION)]
     """The place where a person labels, such as a window; its own leases are given to it again."""
-    count: Annotated[int, Field(ge=1, le=MOST_LEASES)] = 5
+    count: Annotated[int, Field(ge=1, le=MOST_LEASES), _NUMBER] = 5
     """How many queries to hold in all."""
 
 
@@ -248,7 +265,7 @@ class Lease(Message):
     """Where it is empty: after so long it is worth asking again; None where the round is answered."""
 
 
-class ReleaseRequest(Message):
+class ReleaseRequest(Wish):
     """Give leases back before they expire."""
 
     session: Annotated[str, StringConstraints(pattern=SESSION)]
@@ -257,28 +274,30 @@ class ReleaseRequest(Message):
     """Which; all of them if left out."""
 
 
-class AnswerIn(Message):
+class AnswerIn(Wish):
     """What a person says of a sample."""
 
     sample_id: SampleId
     """Which."""
     label: ClassName | None
     """The name of its class; null for "cannot tell"."""
-    round: Annotated[int, Field(ge=0, le=10**6)] | None = None
+    round: Annotated[int, Field(ge=0, le=10**6), _NUMBER] | None = None
     """The round that asked: where it is given and another one did, the answer is refused."""
 
 
-class AnswersRequest(Message):
+class AnswersRequest(Wish):
     """Labels to take. An answer that repeats what counts changes nothing; another one is a correction."""
 
     answers: Annotated[list[AnswerIn], Field(min_length=1, max_length=MOST_ANSWERS)]
     """A sample may be named once."""
     session: Annotated[str, StringConstraints(pattern=SESSION)] | None = None
     """Its leases on these samples end."""
-    keep_good: bool = False
+    keep_good: StrictBool = False
     """Take the others where some are refused; else nothing is written then."""
     add_classes: Annotated[list[ClassName], Field(max_length=100)] = []
     """Operators: classes that the run does not know yet and these labels may name."""
+    check: StrictBool = False
+    """Only tell what would become of them: nothing is written, and what would be refused is no error."""
 
 
 Outcome = Literal[

@@ -53,3 +53,15 @@ def pool(context: typer.Context) -> None:
     from dm2at_ray.bench.pool import main as run_benchmark
 
     raise typer.Exit(run_benchmark(context.args))
+
+
+@app.command(
+    "serve",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def serve(context: typer.Context) -> None:
+    """Have many label at once over HTTP, and look for every label afterwards; --help lists the options."""
+    from dm2at_ray.bench.serve import main as run_benchmark
+
+    raise typer.Exit(run_benchmark(context.args))

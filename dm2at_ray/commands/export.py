@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
 from dm2at_ray.commands.interrupts import signals_raise
+from dm2at_ray.commands.options import JsonOption, ModelOption, RoundOption, RunDirArgument, import_only
 
 
 def export(
-    run_dir: Annotated[
-        str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
-    ],
+    run_dir: RunDirArgument,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The file to write, on this machine.", show_default=False)
     ],
@@ -24,23 +21,13 @@ def export(
         Literal["torchscript", "onnx"],
         typer.Option("--format", help="onnx needs the extra `export`.", show_default=False),
     ],
-    round_index: Annotated[
-        Optional[int],  # noqa: UP045 - typer reads the annotation at run time, also on Python 3.10
-        typer.Option("--round", min=0, help="The round whose model to take; the last one if left out."),
-    ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="Import path of the run's model where it is your own, package.module:function: no code is "
-            "imported because a run directory names it.",
-            show_default=False,
-        ),
-    ] = None,
+    round_index: RoundOption = None,
+    model: ModelOption = None,
     dynamic_batch: Annotated[
         bool, typer.Option(help="Take any number of images at once, or --batch-size of them only.")
     ] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="With --no-dynamic-batch: images at once.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a round's model to one file that needs nothing of this package, its normalization inside.
 
@@ -52,11 +39,7 @@ def export(
     from dm2at_ray.uri import absolute_uri
 
     run_dir, output = absolute_uri(run_dir), output.expanduser().absolute()
-    if model is None:
-        # What is imported from here on may lie where the user stands: in a stranger's run directory.
-        os.chdir("/")
-    else:
-        sys.path.insert(0, str(Path.cwd()))
+    import_only(model)
     request = Request(output, format_, round_index, model, None if dynamic_batch else batch_size)
     with signals_raise("no file was written"):
         done = export_model(run_dir, request)

@@ -7,19 +7,18 @@ from typing import Annotated, Any, Literal, Optional
 
 import typer
 
+from dm2at_ray.commands.run_argument import RunArgument
+
 app = typer.Typer(help="Labels from people.", no_args_is_help=True)
 
 LINES_SHOWN = 10
 
-RunDirArgument = Annotated[
-    str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command("import")
 def import_(
-    run_dir: RunDirArgument,
+    run_dir: RunArgument,
     files: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer reads the annotation at run time, also on Python 3.10
         typer.Argument(metavar="FILE...", help="Paths or URIs of the filled-in exports.", show_default=False),
@@ -53,12 +52,12 @@ def import_(
     where a line is refused and nothing was written.
     """
     from dm2at_ray.errors import LabelError
-    from dm2at_ray.labeling import import_labels
 
     if not files and not accept_partial:
         raise LabelError("FILE: none given; name the files to import")
-    report = import_labels(
-        _run(run_dir),
+    labels, run = _labels_of(run_dir)
+    report = labels.import_labels(
+        run,
         files or [],
         format_name=format_name,
         source=source,
@@ -76,14 +75,14 @@ def import_(
 
 
 @app.command()
-def status(run_dir: RunDirArgument, as_json: JsonOption = False) -> None:
+def status(run_dir: RunArgument, as_json: JsonOption = False) -> None:
     """Tell how many labels each round asked for and has, and who gave them."""
     from rich.console import Console
 
-    from dm2at_ray.labeling import labels_status
     from dm2at_ray.monitoring.tables import plain_table
 
-    found = labels_status(_run(run_dir))
+    labels, run = _labels_of(run_dir)
+    found = labels.labels_status(run)
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -100,7 +99,7 @@ def status(run_dir: RunDirArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def history(
-    run_dir: RunDirArgument,
+    run_dir: RunArgument,
     sample: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Of this sample only; of all that were corrected if left out."),
@@ -108,9 +107,10 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what was said of a sample, by whom and when; the last word counts."""
-    from dm2at_ray.labeling import CANNOT_TELL, labels_history
+    from dm2at_ray.labeling import CANNOT_TELL
 
-    rows = labels_history(_run(run_dir), sample)
+    labels, run = _labels_of(run_dir)
+    rows = labels.labels_history(run, sample)
     if sample is None:
         corrected = {row["sample_id"] for row in rows if row["was"] is not None}
         rows = [row for row in rows if row["sample_id"] in corrected]
@@ -125,13 +125,21 @@ def history(
         print("no corrections" if sample is None else f"sample {sample}: nobody has said anything yet")
 
 
-def _run(run_dir: str) -> Any:
+def _labels_of(run_dir: str) -> tuple[Any, Any]:
+    """The functions on labels, and the run that they take: of a directory, or of a service."""
+    from dm2at_ray.remote import RemoteRun, is_remote
+
+    if is_remote(run_dir):
+        from dm2at_ray.remote import labels
+
+        return labels, RemoteRun.at(run_dir)
+    from dm2at_ray import labeling
     from dm2at_ray.store import RunDirectory
     from dm2at_ray.uri import absolute_uri
 
     run = RunDirectory(absolute_uri(run_dir))
     run.require()
-    return run
+    return labeling, run
 
 
 def _report_lines(report: Any, keep_good: bool) -> list[str]:
@@ -151,7 +159,9 @@ def _report_lines(report: Any, keep_good: bool) -> list[str]:
     elif report.written is None:
         lines.append("nothing to write: no file says anything new")
     else:
-        lines.append(f"written: labels/{report.written}")
+        # Of a run directory it is the new file's name.
+        folder = "labels/" if report.written.endswith(".parquet") else ""
+        lines.append(f"written: {folder}{report.written}")
     if report.round is not None:
         lines.append(f"round {report.round}: {report.answered:,} of {report.asked:,} answered")
         if report.missing and report.accepted is None:

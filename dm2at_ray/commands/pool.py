@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from dm2at_ray.commands.interrupts import signals_raise
+from dm2at_ray.commands.options import JsonOption, import_only
 
 if TYPE_CHECKING:
     from dm2at_ray.pool.catalog import Catalog
@@ -41,7 +41,6 @@ ClassNamesOption = Annotated[
     typer.Option(help="Names of the sources' classes in the order of their labels, with commas between."),
 ]
 SplitOption = Annotated[str, typer.Option(help="pool, or test for the sources' own test images.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @pool.command()
@@ -113,8 +112,7 @@ def check(
 
     fields = {"image_column": image_column, "uri_column": uri_column, "dataset": dataset}
     spec = source_named(path, label_column=None, **fields)
-    # Ray's processes import from where they start, which may be a stranger's folder.
-    os.chdir("/")
+    import_only(model=None)
     view = make_progress(sys.stderr if as_json else sys.stdout)
     with signals_raise("nothing was changed"), view:
         findings = check_pool(spec, view)
@@ -166,8 +164,7 @@ def _pack(packing: Any, request: Request) -> None:
     from dm2at_ray.monitoring.progress import make_progress
     from dm2at_ray.pool.location import Location
 
-    # Ray's processes import from where they start, which may be a stranger's folder.
-    os.chdir("/")
+    import_only(model=None)
     view = make_progress(sys.stdout)
     with signals_raise("what is packed stays: the same command goes on from there"), view:
         catalog = packing(request, view)
@@ -184,8 +181,9 @@ def _request(
     channels: int | None = None,
 ) -> Request:
     from dm2at_ray.errors import PoolError
-    from dm2at_ray.pool.named import absolute, source_named
+    from dm2at_ray.pool.named import source_named
     from dm2at_ray.pool_build import Request
+    from dm2at_ray.uri import absolute_uri
 
     *texts, out = paths
     if not texts:
@@ -205,7 +203,7 @@ def _request(
         "class_names": None if class_names is None else tuple(class_names.split(",")),
     }
     specs = tuple(source_named(text, **fields) for text in texts)
-    return Request(absolute(out), specs, "test" if split == "test" else "pool", image_size, channels)
+    return Request(absolute_uri(out), specs, "test" if split == "test" else "pool", image_size, channels)
 
 
 def _facts(catalog: Catalog) -> dict[str, Any]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
 from rich.console import Console
 
 from dm2at_ray.commands.interrupts import signals_raise
+from dm2at_ray.commands.options import JsonOption, ModelOption, RoundOption, RunDirArgument, import_only
 
 
 def predict(
-    run_dir: Annotated[
-        str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
-    ],
+    run_dir: RunDirArgument,
     source: Annotated[
         str,
         typer.Argument(
@@ -28,18 +25,8 @@ def predict(
     out: Annotated[
         str, typer.Argument(help="The directory for the Parquet files: a path or a URI.", show_default=False)
     ],
-    round_index: Annotated[
-        Optional[int],  # noqa: UP045 - typer reads the annotation at run time, also on Python 3.10
-        typer.Option("--round", min=0, help="The round whose model to take; the last one if left out."),
-    ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="Import path of the run's model where it is your own, package.module:function: no code is "
-            "imported because a run directory names it.",
-            show_default=False,
-        ),
-    ] = None,
+    round_index: RoundOption = None,
+    model: ModelOption = None,
     kind: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Kind of the source; told by what is there if left out."),
@@ -65,7 +52,7 @@ def predict(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", help="Set a resource: compute.field=value. May be given several times."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Apply a round's model to the images of any source: class and probability of each, as Parquet files.
 
@@ -74,11 +61,11 @@ def predict(
     """
     from dm2at_ray.monitoring.predictions import prediction_lines, predictions_table
     from dm2at_ray.monitoring.progress import make_progress
-    from dm2at_ray.prediction_source import parse_source
+    from dm2at_ray.pool.named import kind_and_path
     from dm2at_ray.run_prediction import Request, predict_source
     from dm2at_ray.uri import absolute_uri
 
-    run_dir, (said_kind, path) = absolute_uri(run_dir), parse_source(source)
+    run_dir, (said_kind, path) = absolute_uri(run_dir), kind_and_path(source)
     request = Request(
         path,
         absolute_uri(out),
@@ -93,11 +80,7 @@ def predict(
         part_rows,
         tuple(settings or ()),
     )
-    if model is None:
-        # Ray's processes import from where they start, which may be a stranger's run directory.
-        os.chdir("/")
-    else:
-        sys.path.insert(0, str(Path.cwd()))
+    import_only(model)
     view = make_progress(sys.stderr if as_json else sys.stdout)
     with signals_raise("parts that were finished stay: the same command goes on from there"), view:
         found = predict_source(run_dir, request, view)

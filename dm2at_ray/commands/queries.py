@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Optional
 
 import typer
 
+from dm2at_ray.commands.run_argument import RunArgument
+
 app = typer.Typer(help="What a round asks people to label.", no_args_is_help=True)
 
 NEXT_STEPS = {
@@ -29,9 +31,7 @@ def group() -> None:
 
 @app.command()
 def export(
-    run_dir: Annotated[
-        str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
-    ],
+    run_dir: RunArgument,
     format_name: Annotated[
         Literal["csv", "parquet", "label-studio", "cvat"],
         typer.Option("--format", help="For spreadsheets, for scripts, or for a labeling tool."),
@@ -45,7 +45,8 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="New or empty folder, path or URI; rounds/NNNN/export-FORMAT of the run if left out.",
+            help="New or empty folder, path or URI; rounds/NNNN/export-FORMAT of the run if left out, of a "
+            "service's run NAME-NNNN-FORMAT here.",
         ),
     ] = None,
     pictures: Annotated[
@@ -77,17 +78,12 @@ def export(
 
     An export that was cut off is completed by the same command; a whole one is left as it is.
     """
-    from dm2at_ray.labeling import ExportSettings, export_queries
-    from dm2at_ray.pool import open_source
-    from dm2at_ray.source_spec import source_spec
-    from dm2at_ray.store import RunDirectory
-    from dm2at_ray.uri import absolute_uri
+    from dm2at_ray.labeling import ExportSettings
+    from dm2at_ray.remote import is_remote
 
-    run = RunDirectory(absolute_uri(run_dir))
-    run.require()
-    exported = export_queries(
-        run,
-        open_source(source_spec(run.config())),
+    write = _export_remote if is_remote(run_dir) else _export
+    exported = write(
+        run_dir,
         format_name,
         round_index=round_index,
         output=output,
@@ -99,6 +95,25 @@ def export(
         return
     for line in _lines(exported, run_dir):
         print(line)
+
+
+def _export(run_dir: str, format_name: str, **options: Any) -> Any:
+    from dm2at_ray.labeling import export_queries
+    from dm2at_ray.pool import open_source
+    from dm2at_ray.source_spec import source_spec
+    from dm2at_ray.store import RunDirectory
+    from dm2at_ray.uri import absolute_uri
+
+    run = RunDirectory(absolute_uri(run_dir))
+    run.require()
+    return export_queries(run, open_source(source_spec(run.config())), format_name, **options)
+
+
+def _export_remote(url: str, format_name: str, **options: Any) -> Any:
+    from dm2at_ray.remote import RemoteRun
+    from dm2at_ray.remote.exporting import export_queries
+
+    return export_queries(RemoteRun.at(url), format_name, **options)
 
 
 def _lines(exported: Any, run_dir: str) -> list[str]:

@@ -29,9 +29,11 @@ class Building:
 
     ::
 
-        build/request.json           what is asked for, and the size of the pool that it adds to
-        build/window-0-00000.json    mean size of the images of a window of a source, by which pieces are cut
-        build/piece-00000.parquet    the manifest's rows of a shard that is whole; written after it
+        build/request.json               what is asked for, and the size of the pool that it adds to
+        build/listing-0-00000.parquet    what a shard of a source lists, see `Listing`
+        build/window-0-00000.json        mean size of the images of a window of a source, by which pieces are
+                                         cut
+        build/piece-00000.parquet        the manifest's rows of a shard that is whole; written after it
 
     Attributes:
         base: What the pool was before.

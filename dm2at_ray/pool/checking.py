@@ -12,7 +12,8 @@ from dm2at_ray.pool.catalog import Catalog
 from dm2at_ray.pool.content import has_hash
 from dm2at_ray.pool.decode import UnreadableImage, require_readable
 from dm2at_ray.pool.directory import PoolDirectory, shard_file
-from dm2at_ray.pool.location import one_line
+from dm2at_ray.pool.fetch import store_error
+from dm2at_ray.pool.location import is_store_error, one_line
 from dm2at_ray.pool.packing import read_ahead
 from dm2at_ray.pool.sources.base import Source
 
@@ -37,9 +38,9 @@ def check_shard(directory: PoolDirectory, catalog: Catalog, index: int, channels
         `BROKEN_SCHEMA`: the images that are not as they were packed.
 
     Raises:
-        PoolError: The manifest cannot be read.
+        PoolError: The manifest cannot be read, or the store cannot be used: that breaks no image.
     """
-    shard, uri = catalog.shards[index], shard_file(index)
+    shard, uri = catalog.shards[index], f"{directory.place.uri.rstrip('/')}/{shard_file(index)}"
     parts = list(directory.parts(catalog, _WANTED, shard.first_id, shard.first_id + shard.ids))
     expected = pa.concat_tables(parts)
     expected = expected.filter(pa.array(expected["row"].to_numpy() >= 0)).combine_chunks()
@@ -49,19 +50,21 @@ def check_shard(directory: PoolDirectory, catalog: Catalog, index: int, channels
         with directory.open_shard(index) as file:
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
-                found = _group_reasons(file, group, expected.slice(start, rows), channels)
+                found = _group_reasons(file, group, expected.slice(start, rows), channels, uri)
                 reasons[start : start + rows] = found[: expected.num_rows - start]
                 start += rows
     except FileNotFoundError:
         reasons[start:] = ["no such file"] * (len(reasons) - start)
     except (OSError, pa.ArrowException) as error:
+        if is_store_error(error):
+            raise store_error(uri, error) from error
         reasons[start:] = [one_line(error)] * (len(reasons) - start)
     is_broken = np.array([reason is not None for reason in reasons], bool)
     broken = expected.filter(pa.array(is_broken))
     return pa.table(
         {
             "sample_id": broken["sample_id"],
-            "uri": [f"{directory.place.uri.rstrip('/')}/{uri}"] * broken.num_rows,
+            "uri": [uri] * broken.num_rows,
             "row": broken["row"],
             "reason": [reason for reason in reasons if reason is not None],
         },
@@ -90,11 +93,15 @@ def check_entries(source: Source, entries: pa.Table, first_id: int, channels: in
     return pa.Table.from_pylist(broken, schema=BROKEN_SCHEMA)
 
 
-def _group_reasons(file: pq.ParquetFile, group: int, expected: pa.Table, channels: int) -> list[str | None]:
+def _group_reasons(
+    file: pq.ParquetFile, group: int, expected: pa.Table, channels: int, uri: str
+) -> list[str | None]:
     """What is wrong with each image of a row group that the manifest knows."""
     try:
         table = file.read_row_group(group)
     except (OSError, pa.ArrowException) as error:
+        if is_store_error(error):
+            raise store_error(uri, error) from error
         return [one_line(error)] * expected.num_rows
     return [_difference(is_, was, channels) for is_, was in zip(_rows(table), _rows(expected), strict=False)]
 

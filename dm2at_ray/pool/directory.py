@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from dm2at_ray.atomic_output import open_output
 from dm2at_ray.errors import PoolError
 from dm2at_ray.parquet import open_parquet
 from dm2at_ray.pool.catalog import Catalog
-from dm2at_ray.pool.location import Location, one_line
-from dm2at_ray.pool.output import open_output
+from dm2at_ray.pool.fetch import store_error
+from dm2at_ray.pool.location import Location, is_store_error, one_line
 from dm2at_ray.pool.shard import ShardWriter
 
 CATALOG_FILE = "pool.json"
@@ -102,6 +103,8 @@ class PoolDirectory:
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:
+            if is_store_error(error):
+                raise store_error(f"{self.place.uri}/{CATALOG_FILE}", error) from error
             raise PoolError(
                 f"pool {self.place.uri!r}: {CATALOG_FILE}: {one_line(error)}; take the version of this "
                 "package that packed it, or pack it again"
@@ -190,6 +193,8 @@ class PoolDirectory:
         try:
             table = self.read_table(part_file(index), columns)
         except (OSError, pa.ArrowException, KeyError) as error:
+            if is_store_error(error):
+                raise store_error(f"{self.place.uri}/{part_file(index)}", error) from error
             raise self._broken_part(index, one_line(error)) from error
         if table.num_rows != rows:
             raise self._broken_part(index, f"{table.num_rows} rows, not {rows}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import TypeVar
@@ -37,6 +38,22 @@ def side_by_side(read: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
     with ThreadPoolExecutor(_READERS) as readers:
         return list(readers.map(read_unless_failed, items))
+
+
+def ahead(read: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """``read`` of every item in the items' order; ``count`` of them are begun before they are asked for."""
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(count) as readers:
+        try:
+            for item in items:
+                waiting.append(readers.submit(read, item))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for each in waiting:
+                each.cancel()
 
 
 def read_file(filesystem: fs.FileSystem, path: str, uri: str) -> Raw:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
-from dm2at_ray.uri import holds_secret
+from dm2at_ray.uri import holds_secret, impatient
 
 # How pyarrow begins what S3, Google and Azure have answered; damaged Parquet data is an OSError too.
 _STORES = ("AWS Error", "google::cloud::Status", "Azure Error")
@@ -48,7 +47,7 @@ class Location:
                 "and give it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the like)"
             )
         try:
-            filesystem, inner = fs.FileSystem.from_uri(_impatient(path))
+            filesystem, inner = fs.FileSystem.from_uri(impatient(path))
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             raise PoolError(
                 f"{field} {path!r}: {one_line(error)}; give a local path or a URI such as s3://..."
@@ -81,19 +80,35 @@ class Location:
         """
         return self.filesystem.get_file_info(self.path)
 
+    def file_infos(self) -> list[fs.FileInfo]:
+        """All files at or below this place that are not hidden, sorted by their filesystem paths."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
+        files = [info for info in found if info.type == fs.FileType.File and not self._hidden(info.path)]
+        return sorted(files, key=lambda info: info.path)
+
     def files(self) -> list[str]:
-        """All files at or below this place that are not hidden, as sorted filesystem paths."""
-        selector = fs.FileSelector(self.path, recursive=True)
-        found = [
-            info.path for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File
-        ]
-        return sorted(path for path in found if not self._hidden(path))
+        """Their paths alone."""
+        return [info.path for info in self.file_infos()]
+
+    def directly_below(self) -> tuple[list[str], list[str]]:
+        """The files and the sub-folders directly below this place, hidden ones too: sorted filesystem paths.
+
+        On Google's store all that is below is listed for it: of sub-folders Arrow tells there only where they
+        were made as such (https://github.com/apache/arrow/issues/35993).
+        """
+        on_google = self.filesystem.type_name == "gcs"
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=on_google))
+        files: set[str] = set()
+        folders: set[str] = set()
+        for info in infos:
+            name, separator, _ = info.path[len(self.path) :].lstrip("/").partition("/")
+            is_folder = bool(separator) or info.type == fs.FileType.Directory
+            (folders if is_folder else files).add(f"{self.path.rstrip('/')}/{name}")
+        return sorted(files), sorted(folders)
 
     def folders(self) -> list[str]:
         """The sub-folders directly below this place that are not hidden, as sorted filesystem paths."""
-        infos = self.filesystem.get_file_info(fs.FileSelector(self.path))
-        found = [info.path for info in infos if info.type == fs.FileType.Directory]
-        return sorted(path for path in found if not self._hidden(path))
+        return [path for path in self.directly_below()[1] if not self._hidden(path)]
 
     def _hidden(self, path: str) -> bool:
         return any(part.startswith(".") for part in path[len(self.path) :].split("/"))
@@ -109,14 +124,6 @@ def is_store_error(error: BaseException | None) -> bool:
     if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
         return False
     return any(mark in str(error) for mark in _STORES)
-
-
-def _impatient(uri: str) -> str:
-    """A Google URI that gives up on a silent store within half a minute; the library takes 15."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("gs", "gcs") or "retry_limit_seconds" in parts.query:
-        return uri
-    return uri + ("&" if parts.query else "?") + "retry_limit_seconds=30"
 
 
 def one_line(error: BaseException, limit: int = 160) -> str:

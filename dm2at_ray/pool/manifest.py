@@ -39,7 +39,7 @@ DUPLICATES_SCHEMA = pa.schema([("sample_id", pa.int64()), ("duplicate_of", pa.in
 DUPLICATES = "duplicates.parquet"
 _PART_NAME = re.compile(r"part-(\d{5,})\.parquet")
 _READ_AT_ONCE = 256
-_CACHED_PARTS = 8
+_CACHED_PARTS = 3
 _READERS = 16
 
 
@@ -116,7 +116,7 @@ def rows_of_part(filesystem: fs.FileSystem, path: str) -> int:
 class Manifest:
     """A folder of manifest parts, read part by part.
 
-    Holds at most eight parts in memory (about 10 MB each), whatever the size of the pool.
+    Holds at most three parts in memory (about 10 MB each), whatever the size of the pool.
 
     Attributes:
         size: number of sample ids, those set aside included.

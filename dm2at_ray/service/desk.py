@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
 
 from dm2at_ray.client.schemas import (
     AnswerIn,
@@ -22,30 +17,15 @@ from dm2at_ray.client.schemas import (
     Round,
     SaidPage,
 )
-from dm2at_ray.errors import PoolError
-from dm2at_ray.labeling.book import FILE_SCHEMA, LabelBook, time_of
-from dm2at_ray.pool import Manifest
+from dm2at_ray.labeling.book import LabelBook
 from dm2at_ray.service import leases, pages
-from dm2at_ray.service.committing import GroupCommit
+from dm2at_ray.service.answering import Answering, Given, unwritable
 from dm2at_ray.service.index import Index
 from dm2at_ray.service.intake import Intake
 from dm2at_ray.service.problems import ProblemError
-from dm2at_ray.service.verdicts import Judge, Verdict
-from dm2at_ray.service.words import Word, add_file, add_words
 from dm2at_ray.store import RunDirectory
 
-_GIVEN_SCHEMA = pa.schema(list(FILE_SCHEMA)[:-1])
 _LONGEST_RETRY = 15.0
-_POOL_LOOK_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class _Request:
-    labeler: str
-    answers: Sequence[AnswerIn]
-    session: str | None
-    keep_good: bool
-    add_classes: Sequence[str]
 
 
 class Desk:
@@ -75,10 +55,7 @@ class Desk:
         self._book = LabelBook(run)
         self._index = Index(index, run.uri)
         self._intake = Intake(run, self._index)
-        self._commit: GroupCommit[_Request, AnswersReport] = GroupCommit(self._commit_all)
-        self._pool_lock = threading.Lock()
-        self._pool_size = 0
-        self._pool_looked = -_POOL_LOOK_SECONDS
+        self._answering = Answering(run, self._index, self._intake, clock)
 
     def look(self, older_than: float = 2.0) -> None:
         """Take in what the run and other importers wrote, where the last look is older than so many seconds.
@@ -112,7 +89,7 @@ class Desk:
         """How many answers of the awaiting round came from somebody."""
         self.look()
         with self._index.reading() as db:
-            return pages.answers_from(db, labeler)
+            return pages.answers_from(db, labeler, pages.open_round(db))
 
     def queries(
         self, round_index: int, state: pages.State = "all", after: int | None = None, limit: int = 100
@@ -154,7 +131,7 @@ class Desk:
             if not queries and round_.answered < round_.asked:
                 end = leases.first_end(db, index) or now
                 retry = min(max(1.0, end - now), _LONGEST_RETRY)
-            mine = pages.answers_from(db, labeler)
+            mine = pages.answers_from(db, labeler, index)
         return Lease(round=round_, queries=queries, mine=mine, retry_seconds=retry)
 
     def release(self, labeler: str, session: str, sample_ids: Sequence[int] | None = None) -> None:
@@ -186,7 +163,26 @@ class Desk:
                 written, and nobody knows whether it was: say it again.
         """
         self.look()
-        return self._commit(_Request(labeler, answers, session, keep_good, add_classes))
+        return self._answering.take(Given(labeler, answers, session, keep_good, add_classes))
+
+    def check(
+        self, labeler: str, answers: Sequence[AnswerIn], *, add_classes: Sequence[str] = ()
+    ) -> AnswersReport:
+        """What would become of answers, those that would be refused among them; nothing is written.
+
+        Raises:
+            ProblemError: The run directory cannot be read.
+        """
+        self.look()
+        with self._index.reading() as db:
+            judge = Judge(db, pages.known_classes(db), self._size_of_pool)
+            verdicts = judge.judge(answers, add_classes, keep_good=True)
+            return AnswersReport(
+                outcomes=[each.outcome for each in verdicts],
+                written=0,
+                round=pages.awaiting(db, self._clock()),
+                mine=pages.answers_from(db, labeler, pages.open_round(db)),
+            )
 
     def accept_partial(self, round_index: int, labeler: str) -> Round:
         """Say that the labels which a round has are enough for the run to go on.
@@ -205,7 +201,7 @@ class Desk:
             try:
                 self._book.accept_partial(round_index, labeler)
             except OSError as error:
-                raise self._unwritable(error) from error
+                raise unwritable(self._run, error) from error
             with self._index.writing() as db:
                 db.execute("UPDATE rounds SET accepted = 1 WHERE round = ?", (round_index,))
         with self._index.reading() as db:
@@ -236,116 +232,3 @@ class Desk:
     def close(self) -> None:
         """Close the index; the desk is of no use then."""
         self._index.close()
-
-    def _commit_all(self, requests: Sequence[_Request]) -> list[AnswersReport | Exception]:
-        """Take the answers of all who wait; nobody else does so at the same time."""
-        self._intake.look_before_writing()
-        with self._index.reading() as db:
-            judge = Judge(db, pages.known_classes(db), self._size_of_pool)
-            verdicts = [judge.judge(r.answers, r.add_classes, r.keep_good) for r in requests]
-            (newest,) = db.execute("SELECT max(name) FROM files").fetchone()
-        refused = [
-            not request.keep_good and any(each.is_refused for each in own)
-            for request, own in zip(requests, verdicts, strict=True)
-        ]
-        words = [
-            (request.labeler, verdict)
-            for request, own, is_refused in zip(requests, verdicts, refused, strict=True)
-            for verdict in own
-            if not is_refused and verdict.is_written
-        ]
-        try:
-            written = self._write(words, 0 if newest is None else time_of(newest))
-        except OSError as error:
-            return [self._unwritable(error) for _ in requests]
-        return self._take(requests, verdicts, refused, written)
-
-    def _write(self, words: Sequence[tuple[str, Verdict]], newest: int) -> list[tuple[str, list[Word]]]:
-        """Write words of labelers into the log, later than its newest file; the files that they are in."""
-        parts: list[list[tuple[str, Verdict]]] = []
-        earlier: Counter[int] = Counter()
-        for labeler, verdict in words:
-            # A file has one word on a sample: the second in a row goes into a second, later file.
-            sample_id = verdict.outcome.sample_id
-            if earlier[sample_id] == len(parts):
-                parts.append([])
-            parts[earlier[sample_id]].append((labeler, verdict))
-            earlier[sample_id] += 1
-        files = []
-        moment = max(int(self._clock() * 1e6), newest + 1)
-        for number, part in enumerate(parts):
-            rows = [(v.outcome.sample_id, v.label, v.round, labeler) for labeler, v in part]
-            columns = [list(column) for column in zip(*rows, strict=True)]
-            name = self._book.write(pa.table(columns, schema=_GIVEN_SCHEMA), moment + number)
-            files.append(
-                (
-                    name,
-                    [
-                        Word(name, place, sample_id, label, labeler, index, moment + number)
-                        for place, (sample_id, label, index, labeler) in enumerate(rows)
-                    ],
-                )
-            )
-        if files:
-            self._intake.has_written()
-        return files
-
-    def _take(
-        self,
-        requests: Sequence[_Request],
-        verdicts: Sequence[list[Verdict]],
-        refused: Sequence[bool],
-        written: Sequence[tuple[str, list[Word]]],
-    ) -> list[AnswersReport | Exception]:
-        """Take in what is written now, and tell each request what became of it."""
-        reports: list[AnswersReport | Exception] = []
-        with self._index.writing() as db:
-            for name, words in written:
-                add_words(db, words)
-                add_file(db, name)
-            for request, is_refused in zip(requests, refused, strict=True):
-                if request.session is not None and not is_refused:
-                    ids = [answer.sample_id for answer in request.answers]
-                    leases.release(db, (request.session, request.labeler), ids)
-            round_ = pages.awaiting(db, self._clock())
-            for request, own, is_refused in zip(requests, verdicts, refused, strict=True):
-                if is_refused:
-                    reports.append(_refusal(own))
-                    continue
-                reports.append(
-                    AnswersReport(
-                        outcomes=[each.outcome for each in own],
-                        written=sum(each.is_written for each in own),
-                        round=round_,
-                        mine=pages.answers_from(db, request.labeler),
-                    )
-                )
-        return reports
-
-    def _size_of_pool(self) -> int:
-        """How many samples the pool had a moment ago."""
-        with self._pool_lock:
-            if time.monotonic() - self._pool_looked >= _POOL_LOOK_SECONDS:
-                files = self._run.manifest_files("pool")
-                try:
-                    self._pool_size = Manifest.open(files.filesystem, files.root).size
-                except PoolError:
-                    self._pool_size = 0
-                self._pool_looked = time.monotonic()
-            return self._pool_size
-
-    def _unwritable(self, error: OSError) -> ProblemError:
-        reason = " ".join(str(error).split())
-        return ProblemError("unreachable", f"run {self._run.name}: {reason}; send the labels again")
-
-
-def _refusal(verdicts: Sequence[Verdict]) -> ProblemError:
-    refused = [each.outcome for each in verdicts if each.is_refused]
-    first = refused[0]
-    more = f"; and {len(refused) - 1:,} more" if len(refused) > 1 else ""
-    return ProblemError(
-        "refused-labels",
-        f"{len(refused):,} of {len(verdicts):,} labels are refused, so none was taken: sample "
-        f"{first.sample_id}, {first.outcome.replace('_', ' ')}: {first.detail}{more}",
-        outcomes=[each.model_dump() for each in refused],
-    )

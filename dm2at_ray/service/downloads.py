@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from pyarrow import NativeFile
+from pyarrow import NativeFile, fs
 
 from dm2at_ray.errors import PoolError
 from dm2at_ray.run_report import make_report
@@ -111,14 +111,22 @@ class Reports:
         self._charts = Lock()
 
     def report(self, run: RunDirectory) -> Blob:
-        """The report as one HTML page; without pictures where these may not be opened, or cannot be read."""
+        """The report as one HTML page; without pictures where these may not be opened, or cannot be read.
+
+        Raises:
+            ProblemError: `not-there`: the run has not begun.
+        """
+        if not run.files.exists("config.yaml"):
+            raise ProblemError("not-there", f"run {run.name} has not begun, so there is no report of it yet")
         rounds = run.committed_rounds()
         facts: list[object] = [self._places, run.uri]
         for round_ in rounds:
             files = round_.files
-            info = files.filesystem.get_file_info(files.path("COMMITTED"))
-            facts.append([round_.index, stamp(info), files.names("evaluations")])
-        key = hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
+            committed = files.filesystem.get_file_info(files.path("COMMITTED"))
+            later = fs.FileSelector(files.path("evaluations"), allow_not_found=True)
+            evaluated = {info.base_name: stamp(info) for info in files.filesystem.get_file_info(later)}
+            facts.append([round_.index, stamp(committed), evaluated])
+        key = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=20).hexdigest()
         return self._blobs.get(key) or self._once.get(key, lambda: self._made(key, run))
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from pyarrow import fs
 
-from dm2at_ray.labeling.export import NEIGHBORS, PICTURES
 from dm2at_ray.labeling.formats import FORMATS
+from dm2at_ray.labeling.picture_files import NEIGHBORS, PICTURES
 from dm2at_ray.labeling.pictures import SUFFIXES
 from dm2at_ray.pool.fetch import read_file
 from dm2at_ray.service.once import SharedCache

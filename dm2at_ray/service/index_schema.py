@@ -44,7 +44,6 @@ CREATE UNIQUE INDEX queries_of_sample ON queries (sample_id, round);
 CREATE INDEX open_queries ON queries (round, rank) WHERE answered = 0;
 CREATE INDEX free_queries ON queries (round, rank) WHERE answered = 0 AND session IS NULL;
 CREATE INDEX answered_queries ON queries (round, rank) WHERE answered = 1;
-CREATE INDEX queries_by_source ON queries (round, source) WHERE answered = 1;
 CREATE INDEX held_queries ON queries (session, labeler) WHERE session IS NOT NULL;
 CREATE INDEX leases_by_end ON queries (until) WHERE session IS NOT NULL;
 
@@ -84,15 +83,23 @@ CREATE INDEX corrected ON counted (changes) WHERE changes > 0;
 CREATE INDEX disagreements ON counted (sample_id) WHERE disagreed = 1;
 CREATE TABLE classes (label TEXT PRIMARY KEY, samples INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE sources (source TEXT PRIMARY KEY, samples INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE answers (                      -- of a round that count as a source's
+    round INTEGER NOT NULL, source TEXT NOT NULL, samples INTEGER NOT NULL, PRIMARY KEY (round, source)
+) WITHOUT ROWID;
 
 CREATE TRIGGER query_asked AFTER INSERT ON queries BEGIN
     UPDATE rounds SET asked = asked + 1, answered = answered + NEW.answered, skipped = skipped + NEW.skipped
     WHERE round = NEW.round;
+    INSERT INTO answers SELECT NEW.round, NEW.source, 1 WHERE NEW.source IS NOT NULL
+        ON CONFLICT (round, source) DO UPDATE SET samples = samples + 1;
 END;
-CREATE TRIGGER query_answered AFTER UPDATE OF answered, skipped ON queries BEGIN
+CREATE TRIGGER query_answered AFTER UPDATE OF answered, skipped, source ON queries BEGIN
     UPDATE rounds SET answered = answered + NEW.answered - OLD.answered,
                       skipped = skipped + NEW.skipped - OLD.skipped
     WHERE round = NEW.round;
+    UPDATE answers SET samples = samples - 1 WHERE round = OLD.round AND source = OLD.source;
+    INSERT INTO answers SELECT NEW.round, NEW.source, 1 WHERE NEW.source IS NOT NULL
+        ON CONFLICT (round, source) DO UPDATE SET samples = samples + 1;
 END;
 CREATE TRIGGER first_word AFTER INSERT ON counted BEGIN
     UPDATE queries SET answered = 1, skipped = NEW.label IS NULL, source = NEW.source,
@@ -112,4 +119,15 @@ CREATE TRIGGER another_word AFTER UPDATE OF label, source ON counted BEGIN
 END;
 """
 
-TABLES = ("meta", "rounds", "twin_parts", "queries", "files", "words", "counted", "classes", "sources")
+TABLES = (
+    "meta",
+    "rounds",
+    "twin_parts",
+    "queries",
+    "files",
+    "words",
+    "counted",
+    "classes",
+    "sources",
+    "answers",
+)

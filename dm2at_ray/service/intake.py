@@ -24,6 +24,7 @@ _NAMES_AT_ONCE = 1000
 _WORDS_AT_ONCE = 1000
 _REST, _LONGEST_REST = 20, 15.0
 """For so many times as long as a look took, or so many seconds, nobody looks again: a long log takes long."""
+_QUICK = 0.2
 
 T = TypeVar("T")
 
@@ -78,9 +79,11 @@ class Intake:
 
     def look_before_writing(self) -> None:
         """Take in what others have just added to the log, where that is seen without listing it."""
-        if self._mark_of_log() != self._log_mark:
-            self._log_mark = self._mark_of_log()
-            self.look(older_than=1e-3)
+        mark = self._mark_of_log()
+        if mark != self._log_mark:
+            # Where the log takes long to list, those who answer do not wait for it again and again.
+            self.look(0 if self._cost < _QUICK else 1e-3)
+            self._log_mark = mark
 
     def has_written(self) -> None:
         """Note that the last change of the log's folder was our own."""
@@ -217,7 +220,7 @@ class Intake:
                     (
                         (
                             row["sample_id"],
-                            None if row["label"] is None else names[row["label"]],
+                            _name_of(row["label"], names),
                             row["source"] or "",
                         )
                         for row in batch.to_pylist()
@@ -282,6 +285,11 @@ class Intake:
 def _pieces(items: Iterator[T], size: int) -> Iterator[list[T]]:
     while piece := list(islice(items, size)):
         yield piece
+
+
+def _name_of(label: int | None, names: list[str]) -> str | None:
+    """Name of a class; its number where the run does not tell its name."""
+    return None if label is None else names[label] if label < len(names) else str(label)
 
 
 def _near(row: dict[str, list[float] | None]) -> list[tuple[float, float]]:

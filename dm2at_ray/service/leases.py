@@ -6,6 +6,12 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
+LEASED = (
+    "SELECT count(*) FROM queries INDEXED BY leases_by_end "
+    "WHERE session IS NOT NULL AND until > ? AND queries.round = rounds.round"
+)
+"""How many queries of a round somebody has before them at a time."""
+
 
 def claim(
     db: sqlite3.Connection, round_index: int, holder: tuple[str, str], count: int, now: float, until: float
@@ -21,7 +27,7 @@ def claim(
         now: The time; leases that have ended by then are free.
         until: When its leases end, those that it had included.
     """
-    _free(db, "until <= ?", (now,))
+    _free(db, "leases_by_end", "until <= ?", (now,))
     own = [rank for (rank,) in db.execute(_HELD, (*holder, round_index))]
     db.executemany(
         "UPDATE queries SET session = NULL, labeler = NULL, until = NULL WHERE round = ? AND rank = ?",
@@ -41,25 +47,17 @@ def claim(
 def release(db: sqlite3.Connection, holder: tuple[str, str], sample_ids: Sequence[int] | None) -> None:
     """End leases of a session before their time, all of them where no samples are named."""
     if sample_ids is None:
-        _free(db, "session = ? AND labeler = ?", holder)
+        _free(db, "held_queries", "session = ? AND labeler = ?", holder)
     else:
         named = "session = ? AND labeler = ? AND sample_id IN (SELECT value FROM json_each(?))"
-        _free(db, named, (*holder, json.dumps(list(sample_ids))))
-
-
-def leased(db: sqlite3.Connection, round_index: int, now: float) -> int:
-    """How many queries of a round somebody has before them."""
-    (count,) = db.execute(
-        "SELECT count(*) FROM queries WHERE session IS NOT NULL AND until > ? AND round = ?",
-        (now, round_index),
-    ).fetchone()
-    return count
+        _free(db, "held_queries", named, (*holder, json.dumps(list(sample_ids))))
 
 
 def first_end(db: sqlite3.Connection, round_index: int) -> float | None:
     """When the first lease on a round's queries ends; None where there is none."""
     (until,) = db.execute(
-        "SELECT min(until) FROM queries WHERE session IS NOT NULL AND round = ?", (round_index,)
+        "SELECT min(until) FROM queries INDEXED BY leases_by_end WHERE session IS NOT NULL AND round = ?",
+        (round_index,),
     ).fetchone()
     return until
 
@@ -70,9 +68,10 @@ _HELD = (
 )
 
 
-def _free(db: sqlite3.Connection, which: str, values: tuple[object, ...]) -> None:
+def _free(db: sqlite3.Connection, index: str, which: str, values: tuple[object, ...]) -> None:
+    # SQLite has no statistics: left alone it goes through all queries of the round.
     db.execute(
-        "UPDATE queries SET session = NULL, labeler = NULL, until = NULL "
+        f"UPDATE queries INDEXED BY {index} SET session = NULL, labeler = NULL, until = NULL "
         f"WHERE session IS NOT NULL AND {which}",
         values,
     )

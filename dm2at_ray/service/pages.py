@@ -21,7 +21,7 @@ from dm2at_ray.client.schemas import (
 )
 from dm2at_ray.oracles import needed_answers
 from dm2at_ray.service.index import meta
-from dm2at_ray.service.leases import leased
+from dm2at_ray.service.leases import LEASED
 from dm2at_ray.service.problems import ProblemError
 
 State = Literal["all", "open", "answered"]
@@ -36,8 +36,16 @@ _WORD = (
     "SELECT w.id, w.sample_id, w.round, w.label, w.source, w.time, (w.file, w.place) = (c.file, c.place) "
     "FROM words w CROSS JOIN counted c ON c.sample_id = w.sample_id "
 )
-_ROUND = "SELECT round, asked, answered, skipped, accepted FROM rounds "
-_OPEN = "(SELECT max(round) FROM rounds WHERE committed = 0 AND labeled = 0)"
+# The round that awaits labels of people; nobody asks them where the source itself is the oracle.
+_OPEN = (
+    "(SELECT max(round) FROM rounds WHERE committed = 0 AND labeled = 0 "
+    "AND EXISTS (SELECT 1 FROM meta WHERE key = 'oracle' AND value = 'files'))"
+)
+_ROUND = (
+    "SELECT round, asked, answered, skipped, accepted, "
+    "(SELECT value FROM meta WHERE key = 'sufficient'), "
+    f"({LEASED}), round IS {_OPEN} FROM rounds "
+)
 
 
 def known_classes(db: sqlite3.Connection) -> list[str]:
@@ -49,16 +57,14 @@ def known_classes(db: sqlite3.Connection) -> list[str]:
 
 def open_round(db: sqlite3.Connection) -> int | None:
     """The round that awaits labels of people; None where none does."""
-    if meta(db, "oracle") != "files":
-        return None
     (index,) = db.execute(f"SELECT {_OPEN}").fetchone()
     return index
 
 
 def awaiting(db: sqlite3.Connection, now: float) -> Round | None:
     """How far the round is that awaits labels; None where none does."""
-    index = open_round(db)
-    return None if index is None else round_message(db, index, now)
+    row = db.execute(f"{_ROUND} WHERE round = {_OPEN}", (now,)).fetchone()
+    return None if row is None else _round(row)
 
 
 def round_message(db: sqlite3.Connection, index: int, now: float) -> Round:
@@ -67,25 +73,23 @@ def round_message(db: sqlite3.Connection, index: int, now: float) -> Round:
     Raises:
         ProblemError: It has no queries.
     """
-    row = db.execute(_ROUND + "WHERE round = ?", (index,)).fetchone()
+    row = db.execute(_ROUND + "WHERE round = ?", (now, index)).fetchone()
     if row is None:
         raise _unknown_round(db, index)
-    return _round(db, row, now)
+    return _round(row)
 
 
 def all_rounds(db: sqlite3.Connection, now: float) -> list[Round]:
     """Every round with queries, in order."""
-    return [_round(db, row, now) for row in db.execute(_ROUND + "ORDER BY round").fetchall()]
+    return [_round(row) for row in db.execute(_ROUND + "ORDER BY round", (now,))]
 
 
-def answers_from(db: sqlite3.Connection, labeler: str) -> int:
-    """How many answers of the awaiting round count as those of a labeler."""
-    (count,) = db.execute(
-        "SELECT count(*) FROM queries INDEXED BY queries_by_source "
-        "WHERE round = ? AND answered = 1 AND source = ?",
-        (open_round(db), labeler),
+def answers_from(db: sqlite3.Connection, labeler: str, round_index: int | None) -> int:
+    """How many answers of a round count as those of a labeler."""
+    row = db.execute(
+        "SELECT samples FROM answers WHERE round = ? AND source = ?", (round_index, labeler)
     ).fetchone()
-    return count
+    return 0 if row is None else row[0]
 
 
 def query_page(
@@ -189,17 +193,17 @@ def _class_names(db: sqlite3.Connection) -> list[str]:
     return json.loads(meta(db, "classes", "[]"))
 
 
-def _round(db: sqlite3.Connection, row: Sequence[int], now: float) -> Round:
-    index, asked, answered, skipped, accepted = row
+def _round(row: Sequence[Any]) -> Round:
+    index, asked, answered, skipped, accepted, sufficient, leased, is_open = row
     return Round(
         round=index,
         asked=asked,
         answered=answered,
         skipped=skipped,
-        leased=leased(db, index, now),
-        needed=needed_answers(meta(db, "sufficient", 1.0), asked),
+        leased=leased,
+        needed=needed_answers(1.0 if sufficient is None else sufficient, asked),
         accepted=bool(accepted),
-        open=index == open_round(db),
+        open=bool(is_open),
     )
 
 
@@ -212,7 +216,11 @@ def _unknown_round(db: sqlite3.Connection, index: int) -> ProblemError:
 def _queries(
     db: sqlite3.Connection, rows: Sequence[Sequence[Any]], *, with_leases: bool = False
 ) -> list[Query]:
-    classes = _class_names(db) if rows else []
+    if not rows:
+        return []
+    classes = _class_names(db)
+    near: list[list[tuple[int, float]]] = [json.loads(row[5] or "[]") for row in rows]
+    labels = _labels_of(db, {sample_id for each in near for sample_id, _ in each})
     return [
         Query(
             sample_id=sample_id,
@@ -220,25 +228,30 @@ def _queries(
             rank=rank,
             score=score if index > 0 else None,
             predicted=classes[predicted] if predicted is not None and predicted < len(classes) else None,
-            neighbors=_neighbors(db, neighbors),
+            neighbors=[
+                Neighbor(sample_id=neighbor, distance=distance, label=labels[neighbor])
+                for neighbor, distance in found
+                if neighbor in labels
+            ],
             answered=bool(answered),
             label=label,
             leased_until=_EPOCH + timedelta(seconds=until) if with_leases else None,
             twin=bool(twin),
         )
-        for sample_id, index, rank, score, predicted, neighbors, answered, twin, until, label in rows
+        for (sample_id, index, rank, score, predicted, _, answered, twin, until, label), found in zip(
+            rows, near, strict=True
+        )
     ]
 
 
-def _neighbors(db: sqlite3.Connection, neighbors: str | None) -> list[Neighbor]:
-    found = []
-    for sample_id, distance in json.loads(neighbors or "[]"):
-        row = db.execute(
-            "SELECT label FROM counted WHERE sample_id = ? AND label IS NOT NULL", (sample_id,)
-        ).fetchone()
-        if row is not None:
-            found.append(Neighbor(sample_id=sample_id, distance=distance, label=row[0]))
-    return found
+def _labels_of(db: sqlite3.Connection, sample_ids: set[int]) -> dict[int, str]:
+    return dict(
+        db.execute(
+            "SELECT sample_id, label FROM counted "
+            "WHERE sample_id IN (SELECT value FROM json_each(?)) AND label IS NOT NULL",
+            (json.dumps(list(sample_ids)),),
+        ).fetchall()
+    )
 
 
 def _said(row: Sequence[Any]) -> Said:

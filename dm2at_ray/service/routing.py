@@ -21,6 +21,8 @@ API = "/api/v1"
 ROLE_KEY = "x-role"
 """Where a route's OpenAPI says which role it needs; no key: anybody may."""
 PROBLEM_SCHEMA = {"$ref": "#/components/schemas/Problem"}
+_TYPES = {"application/json": "object", "text/yaml": "object"}
+"""What stands in such an answer, where it is more than text."""
 _EVERYWHERE = ("defect",)
 _WITH_A_TOKEN = ("unauthenticated", "forbidden", "foreign", "unreachable")
 _WITH_INPUT = ("bad-request",)
@@ -184,7 +186,7 @@ def _successes(
         content: dict[str, Any] = {}
         words = "Done."
     elif isinstance(gives, str):
-        content = {"content": {gives: {"schema": {"type": "string"} if gives != "application/json" else {}}}}
+        content = {"content": {gives: {"schema": {"type": _TYPES.get(gives, "string")}}}}
         words = "As it is."
     else:
         content = {"model": gives}

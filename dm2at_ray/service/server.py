@@ -152,8 +152,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
         raise ConfigError(
-            f"--host {host} --port {port}: {error.strerror}; choose an address of this machine and a "
+            f"--host {host} --port {port}: {reason}; choose an address of this machine and a "
             "free port, or 0 for any"
         ) from None
 

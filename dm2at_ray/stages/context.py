@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
@@ -73,9 +74,21 @@ class StageContext:
         """Threads of an actor."""
         return max(1, int(self.compute.cpus_per_actor))
 
-    def use_threads(self) -> None:
-        """Keep to the CPUs that were reserved: results then do not depend on what else the node has."""
+    def begin_piece(self) -> None:
+        """Set this process up for a piece of work, whatever pieces it had before.
+
+        It keeps to the CPUs that were reserved, so that results do not depend on what else the node has; and
+        what earlier pieces have freed goes back to the system.
+        """
         torch.set_num_threads(self.threads)
+        _trim_heap()
+
+
+def _trim_heap() -> None:
+    """Give the system the freed pages of glibc's heaps, which it would keep for later; elsewhere nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @lru_cache(maxsize=2)

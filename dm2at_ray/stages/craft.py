@@ -44,7 +44,7 @@ class Crafter:
     """Crafts one batch of twins and writes it to the round's folder."""
 
     def __init__(self, context: StageContext, query_ids: ObjectRef, epsilon: float) -> None:
-        context.use_threads()
+        context.begin_piece()
         self._context = context
         self._query_ids = query_ids
         self._epsilon = epsilon

@@ -90,7 +90,7 @@ class Embedder:
         atexit.register(os._exit, 0)
         self._context = context
         self._excluded = ray.get(excluded)
-        context.use_threads()
+        context.begin_piece()
         self._model = context.current_model()
 
     @torch.inference_mode()

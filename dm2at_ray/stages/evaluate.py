@@ -100,7 +100,7 @@ class Evaluator:
     """Counts right answers of one range of held-out ids."""
 
     def __init__(self, context: StageContext, plan: EvaluationPlan) -> None:
-        context.use_threads()
+        context.begin_piece()
         self._context = context
         self._plan = plan
 

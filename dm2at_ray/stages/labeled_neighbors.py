@@ -55,7 +55,7 @@ class Features:
 
     def __init__(self, context: StageContext) -> None:
         self._context = context
-        context.use_threads()
+        context.begin_piece()
         self._model = context.current_model()
 
     @torch.inference_mode()

@@ -79,7 +79,7 @@ def select_drawn(count: int, *drawn: tuple[Rows, np.ndarray]) -> Rows:
 @ray.remote(max_retries=-1, num_returns=2)
 def fit_plan(context: StageContext, search: Search, sample: Rows, rows: int) -> tuple[Plan, Plan]:
     """Decide how the pool is searched: the whole plan, and what pairs of blocks need of it."""
-    context.use_threads()
+    context.begin_piece()
     plan = Plan.fit(search, sample.ids, torch.tensor(sample.features), rows)
     return plan, plan.for_pairs()
 
@@ -89,7 +89,7 @@ def choose_probes(
     context: StageContext, plan: Plan, queries: Rows, truth: Found, *near: Rows
 ) -> tuple[Plan, Plan, int]:
     """Decide how many cells a row looks into, from the true neighbours of a pilot sample."""
-    context.use_threads()
+    context.begin_piece()
     assert plan.cells is not None
     known = Rows(*(np.concatenate(column) for column in zip(*near, strict=True)))
     order = np.argsort(known.ids)
@@ -112,7 +112,7 @@ def widen(plan: Plan) -> tuple[Plan, Plan, int]:
 @ray.remote(max_retries=-1)
 def search_truth(context: StageContext, plan: Plan, queries: Rows, table: pa.Table, block: IdRange) -> Found:
     """The k nearest of the queries in a block, by measuring all pairs."""
-    context.use_threads()
+    context.begin_piece()
     rows = _block(plan, Rows(*features_of(table, block)), context.device)
     found = true_neighbors(_block(plan, queries, context.device), [rows], plan.search.k, plan.search.metric)
     return Found(*found.numpy())
@@ -138,7 +138,7 @@ def found_for(queries: Rows, table: pa.Table, block: IdRange, found: Found) -> t
 @ray.remote(max_calls=0, max_retries=-1)
 def guide(context: StageContext, plan: Plan, table: pa.Table, block: IdRange) -> np.ndarray:
     """How far each row of a block looks."""
-    context.use_threads()
+    context.begin_piece()
     rows = _block(plan, Rows(*features_of(table, block)), context.device)
     return plan.guide(rows).cpu().numpy()
 
@@ -156,7 +156,7 @@ def search_blocks(
     b_guide: np.ndarray | None,
 ) -> tuple[Found, Found | None]:
     """Search a pair of blocks, for both sides; or a block in itself."""
-    context.use_threads()
+    context.begin_piece()
 
     def encoded(table: pa.Table, block: IdRange, guide: np.ndarray | None) -> Encoded:
         rows = _block(plan, Rows(*features_of(table, block)), context.device)
@@ -174,7 +174,7 @@ def route(
     context: StageContext, plan: Plan, table: pa.Table, block: IdRange
 ) -> tuple[np.ndarray, np.ndarray]:
     """The cells that each row of a block looks into, and how many rows are of each cell."""
-    context.use_threads()
+    context.begin_piece()
     assert plan.cells is not None
     rows = _block(plan, Rows(*features_of(table, block)), context.device)
     probes = plan.cells.to(context.device).probes(rows.sample_ids, rows.features, plan.probe_count)
@@ -216,7 +216,7 @@ def search_shard_pair(
     context: StageContext, plan: Plan, a: ShardRows, b: ShardRows, same: bool
 ) -> tuple[Found, Found | None]:
     """Search a pair of shards, for both sides; or a shard in itself."""
-    context.use_threads()
+    context.begin_piece()
 
     def shard(rows: ShardRows) -> Shard:
         block = _block(plan, Rows(rows.ids, rows.features), context.device)

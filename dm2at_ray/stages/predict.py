@@ -115,7 +115,7 @@ class Predictor:
     """Predicts one part at a time, and leaves out one that is there already."""
 
     def __init__(self, context: StageContext, plan: PredictionPlan) -> None:
-        context.use_threads()
+        context.begin_piece()
         self._context = context
         self._plan = plan
         self._files = PredictionFiles(plan.out)

@@ -3,11 +3,13 @@
 OUT/predict.json               what was asked for; then how many images there are; last what was found
 OUT/listing/part-00000.parquet uri, row, label of the images of a part; gone when all parts are there
 OUT/part-00000.parquet         the predictions, in the order of the listing
+OUT/driver.json                the lease of the process that fills it; gone with it
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +19,9 @@ from pyarrow import fs
 from dm2at_ray.errors import RunError
 from dm2at_ray.pool.location import Location
 from dm2at_ray.pool.manifest import part_name
+from dm2at_ray.store import Lease
 from dm2at_ray.store.files import Files
+from dm2at_ray.store.lease import LEASE_FILE, Terms
 
 FORMAT = 1
 MARKER = "predict.json"
@@ -41,6 +45,17 @@ class PredictionFiles:
         self.uri = place.uri
         self._files = Files(place.filesystem, place.path)
 
+    def lease(self) -> Lease:
+        """The right to fill the directory, which one process has at a time.
+
+        Raises:
+            RunError: The directory holds something else.
+        """
+        self._refuse_others()
+        mend = "wait for it, end it, or give another place"
+        terms = Terms(f"OUT {self.uri}", "process", "predicts into it", mend, RunError)
+        return Lease(self._files, uuid.uuid4().hex, terms=terms)
+
     def begin(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Take the directory for a prediction, or go on with one that was begun with the same arguments.
 
@@ -54,16 +69,13 @@ class PredictionFiles:
             RunError: It was begun with other arguments, or holds something else.
         """
         wanted = json.loads(json.dumps(arguments))
+        self._refuse_others()
         if self._files.exists(MARKER):
             marker = self._files.read_json(MARKER)
             # A source that could not be listed may be given otherwise.
             if self._of_this_format(marker) and "listing" in marker:
                 self._check_same(marker, wanted)
                 return marker
-        elif self._is_taken():
-            raise RunError(
-                f"OUT {self.uri}: not empty, and no prediction that could be gone on with; give another place"
-            )
         marker = {"format": FORMAT, "arguments": wanted, "complete": False}
         self._files.write_json(MARKER, marker)
         return marker
@@ -116,9 +128,15 @@ class PredictionFiles:
             return True
         raise RunError(f"OUT {self.uri}: its {MARKER} is not of this version; give another place")
 
-    def _is_taken(self) -> bool:
+    def _refuse_others(self) -> None:
+        """Nothing is written among files that are not of a prediction."""
+        if self._files.exists(MARKER):
+            return
         info = self._files.filesystem.get_file_info(self._files.root)
-        return info.type == fs.FileType.File or bool(self._files.names())
+        if info.type == fs.FileType.File or set(self._files.names()) - {LEASE_FILE}:
+            raise RunError(
+                f"OUT {self.uri}: not empty, and no prediction that could be gone on with; give another place"
+            )
 
     def _check_same(self, marker: dict[str, Any], wanted: dict[str, Any]) -> None:
         begun = marker["arguments"]

@@ -125,7 +125,7 @@ class BlockScorer:
     def __init__(
         self, context: StageContext, acquisition: Acquisition, source: FeatureBlocks | ObjectRef, budget: int
     ) -> None:
-        context.use_threads()
+        context.begin_piece()
         self._context = context
         self._strategy = acquisition.make()
         self._features = source if isinstance(source, FeatureBlocks) else None
@@ -159,7 +159,7 @@ class CandidateScorer:
     def __init__(
         self, context: StageContext, acquisition: Acquisition, candidates: ObjectRef, budget: int
     ) -> None:
-        context.use_threads()
+        context.begin_piece()
         self._context = context
         self._strategy = acquisition.make()
         self._candidates = candidates

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from dm2at_ray.atomic_output import open_output
 from dm2at_ray.errors import RunError
 from dm2at_ray.parquet import ForeignTypeError, open_parquet
-from dm2at_ray.uri import holds_secret
+from dm2at_ray.uri import holds_secret, impatient
 
 
 class Files:
@@ -50,7 +50,7 @@ class Files:
                 "it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the like)"
             )
         try:
-            filesystem, path = fs.FileSystem.from_uri(uri)
+            filesystem, path = fs.FileSystem.from_uri(impatient(uri))
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             reason = " ".join(str(error).split())
             raise RunError(
@@ -99,17 +99,12 @@ class Files:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file atomically, making the directories above it."""
-        path = self.path(name)
-        if isinstance(self.filesystem, fs.LocalFileSystem):
-            _write_local(path, data)
-            return
-        self.filesystem.create_dir(posixpath.dirname(path), recursive=True)
-        with self.filesystem.open_output_stream(path) as stream:
+        with open_output(self.filesystem, self.path(name)) as stream:
             stream.write(data)
 
     def read_bytes(self, name: str) -> bytes:
         """Read a whole file; `FileNotFoundError` when it is not there."""
-        with self.filesystem.open_input_stream(self.path(name)) as stream:
+        with self.filesystem.open_input_stream(self.path(name), compression=None) as stream:
             return stream.readall()
 
     def write_json(self, name: str, value: Any) -> None:
@@ -164,24 +159,3 @@ def _local_names(path: str) -> Iterator[str]:
                 yield entry.name
     except FileNotFoundError:
         return
-
-
-def _write_local(path: str, data: bytes) -> None:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    # The rename itself survives a power cut only once the directory is on disk too.
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

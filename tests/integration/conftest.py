@@ -19,6 +19,7 @@ import pytest
 from dm2at_ray import run
 from dm2at_ray.launch import LOCAL_RAY
 
+from ..conftest import google_variables, s3_variables
 from .processes import VARIABLE, end_marked, wait_until_gone
 from .runs import tiny_config
 
@@ -68,16 +69,21 @@ def limited(item: pytest.Item, seconds: int) -> Generator[None, Any, Any]:
 
 
 @pytest.fixture(scope="session")
-def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def ray_address(
+    tmp_path_factory: pytest.TempPathFactory, s3_server: str, google_server: str
+) -> Iterator[str]:
     """Address of a real cluster: a node of 4 CPUs (shares of the two cores), no GPU, 400 MB of object store.
 
-    It ends with its standard input, so also when this process is killed.
+    Its workers reach the object stores of the tests. It ends with its standard input, so also when this
+    process is killed.
     """
     log = tmp_path_factory.mktemp("ray") / "stderr"
     mark = uuid.uuid4().hex
     environment = {
         **os.environ,
         **LOCAL_RAY,
+        **s3_variables(s3_server),
+        **google_variables(google_server),
         "RAY_AUTH_MODE": "disabled",
         "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         VARIABLE: mark,

@@ -19,6 +19,8 @@ from dm2at_ray.driver import Driver
 from dm2at_ray.journal import Journal
 from dm2at_ray.preflight import check
 from dm2at_ray.stages.context import StageContext
+from dm2at_ray.stages.manifest import summary_of
+from dm2at_ray.standing import Standing
 from dm2at_ray.store import RoundDirectory, RunDirectory
 
 RUN_SECONDS = 400
@@ -75,7 +77,10 @@ def select_round_1(config: Config, directory: Path) -> pa.Table:
         batch_size=config.model.batch_size,
         compute=config.compute,
     )
-    return driver.select(context, labeled_ids(directory, rounds=1))
+    labeled = labeled_ids(directory, rounds=1)
+    summary = summary_of(run, "pool")
+    assert summary is not None
+    return driver.select(context, Standing(summary, labeled, len(labeled), skipped=0))
 
 
 def labeled_ids(directory: Path, rounds: int) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import struct
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from dm2at_ray import Config, run
 from dm2at_ray.pool import Manifest, SourceSpec, open_source
 from dm2at_ray.pool.content import content_hash
 from dm2at_ray.pool.directory import PoolDirectory
-from dm2at_ray.pool_lease import held
+from dm2at_ray.pool_build import packing_lease
 from dm2at_ray.store import RunDirectory
 
 from .commands import Command, tiny_config
@@ -107,6 +110,52 @@ def test_build__several_sources_in_one_pool(
     assert contents(tmp_path / "pool") == before
 
 
+def write_shards(place: Path, shards: int, images: int) -> Path:
+    """Tar shards of tiny PNGs, each with its class beside it; all digits but for one in the last."""
+    place.mkdir(parents=True)
+    for shard in range(shards):
+        with tarfile.open(place / f"{shard:03d}.tar", "w") as tar:
+            for number in range(images):
+                pixels = np.full((4, 4, 3), shard * images + number, np.uint32).astype(np.uint8)
+                buffer = io.BytesIO()
+                Image.fromarray(pixels).save(buffer, "PNG")
+                label = "dog" if (shard, number) == (shards - 1, 0) else str(number % 3)
+                for name, data in ((f"{number}.png", buffer.getvalue()), (f"{number}.cls", label.encode())):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return place
+
+
+@pytest.mark.ray
+def test_build__shards_are_listed_side_by_side_as_in_one_go(
+    joined: str, dm2at: Callable[..., Any], tmp_path: Path
+) -> None:
+    sources = [write_shards(tmp_path / "tars", 9, 20), tmp_path / "tables"]
+    sources[1].mkdir()
+    for number in range(4):
+        table = pa.table({"image": [uncompressed(seed, 8) for seed in range(5)], "label": [number] * 5})
+        pq.write_table(table, sources[1] / f"{number}.parquet")
+    code, stdout, stderr = dm2at("pool", "build", *sources, "pool")
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith("list       200 images in ")
+    rows = manifest(tmp_path / "pool")
+    catalog = PoolDirectory.at(str(tmp_path / "pool")).catalog()
+    expected = []
+    for kind, place in zip(("tar", "parquet"), sources, strict=True):
+        source = open_source(SourceSpec(kind=kind, path=str(place)))
+        names = source.class_names
+        assert names is not None
+        expected += [
+            (image["uri"], image["row"], names[image["label"]])
+            for table in source.entries("pool")
+            for image in table.to_pylist()
+        ]
+    assert catalog.class_names == ("0", "1", "2", "dog", "3")
+    assert [(row["origin"], row["origin_row"], catalog.class_names[row["label"]]) for row in rows] == expected
+    assert [row["sample_id"] for row in rows] == list(range(200))
+
+
 @pytest.mark.ray
 def test_build__killed_in_the_middle_goes_on_to_the_same_bytes(
     joined: str, dm2at: Callable[..., Any], tmp_path: Path
@@ -157,7 +206,7 @@ def test_add__appends_and_ids_stay(
     (more / "red").mkdir()
     shutil.copy(folder / "blue" / "003.png", more / "violet" / "known.png")
     (more / "red" / "new.png").write_bytes(uncompressed(0, size=16))
-    with held(PoolDirectory.at(str(pool)), print):
+    with packing_lease(PoolDirectory.at(str(pool))).held():
         refused = dm2at("pool", "add", pool, more)
     assert refused.code == 2
     assert refused.stderr.startswith(f"pool {str(pool)!r}".replace("'", "") + f": process {os.getpid()} on ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Mapping
@@ -18,7 +19,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from dm2at_ray.stages.prediction_files import PredictionFiles
 from dm2at_ray.store import RunDirectory
+from dm2at_ray.store.lease import LEASE_FILE
 
 from .commands import Command, wait_for
 
@@ -127,6 +130,22 @@ def test_predict__same_files_whatever_the_actors(
 
 
 @pytest.mark.ray
+def test_predict__refuses_a_second_one_at_once(reference: Path, ray_address: str, tmp_path: Path) -> None:
+    files = PredictionFiles(str(tmp_path / "out"))
+    with (
+        files.lease().held(),
+        Command("predict", reference, "digits", "out", folder=tmp_path, address=ray_address) as second,
+    ):
+        assert second.end(SECONDS) == 2
+        assert re.fullmatch(
+            rf"OUT {tmp_path}/out: process {os.getpid()} on .* predicts into it \(seen \d+ s ago\); wait for "
+            r"it, end it, or give another place\n",
+            second.stderr,
+        )
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [LEASE_FILE]
+
+
+@pytest.mark.ray
 def test_predict__goes_on_after_a_kill(
     reference: Path, pictures: Path, ray_address: str, tmp_path: Path
 ) -> None:
@@ -142,6 +161,7 @@ def test_predict__goes_on_after_a_kill(
         wait_for("a few parts", lambda: len(list(out.glob("part-*.parquet"))) >= 3, SECONDS)
         os.kill(command.process.pid, signal.SIGKILL)
         command.process.wait(timeout=10)
+    assert (out / LEASE_FILE).exists()
     kept = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     assert 3 <= len(kept) < 29
     assert not json.loads((out / "predict.json").read_text())["complete"]

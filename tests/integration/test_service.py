@@ -1,4 +1,7 @@
-"""A whole run on Fashion-MNIST over HTTP alone: started, watched, labeled, paused, and a server killed."""
+"""A whole run on Fashion-MNIST over HTTP alone: started, watched, paused, labeled, and a server killed.
+
+Of its 160 pictures 100 are labeled through the page in a real browser, the others through the API.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ import yaml
 from dm2at_ray.models import ModelSpec
 from dm2at_ray.store import RunDirectory
 
+from ..service.page.visitor import Visitor
 from .commands import Command
 from .job_cluster import JobCluster, free_ports, job_cluster
 from .served import FASHION, Caller, Follower, Labeler, Server, labeling_at_once, small_fashion_mnist
@@ -26,6 +30,8 @@ pytestmark = pytest.mark.skipif(
 
 NAME = "clothes"
 QUERIES = 80
+ON_THE_PAGE = 50
+"""Of each round's."""
 SECONDS = 240
 
 CONFIG: dict[str, Any] = {
@@ -47,7 +53,8 @@ class Played:
     Attributes:
         cluster: Where it was played.
         caller: An operator.
-        ann, bob: Who labeled.
+        ann, bob: Who labeled through the API.
+        carol: Who labeled on the page.
         follower: Who watched.
         run: The run directory.
         created: The answer to the first POST, and to the second.
@@ -59,6 +66,7 @@ class Played:
     caller: Caller
     ann: Labeler
     bob: Labeler
+    carol: Labeler
     follower: Follower
     run: RunDirectory
     created: tuple[requests.Response, requests.Response]
@@ -68,12 +76,12 @@ class Played:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+def played(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[Played]:
     folder = tmp_path_factory.mktemp("service")
     known = small_fashion_mnist(folder / "data", pool=2000, test=400)
     tokens = {
         name: make_token(folder, name, role)
-        for name, role in (("olga", "operate"), ("ann", "label"), ("bob", "label"))
+        for name, role in (("olga", "operate"), ("ann", "label"), ("bob", "label"), ("carol", "label"))
     }
     with job_cluster() as cluster:
         options = {
@@ -84,7 +92,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
         }
         with Server(folder, free_ports(1)[0], options, cluster.variables) as server:
             callers = {name: Caller(server.url, token, NAME) for name, token in tokens.items()}
-            yield play(folder, cluster, server, callers, known)
+            yield play(folder, cluster, server, callers, known, chromium)
 
 
 def make_token(folder: Path, name: str, role: str) -> str:
@@ -95,11 +103,29 @@ def make_token(folder: Path, name: str, role: str) -> str:
         return command.stdout.strip()
 
 
+def label_on_the_page(browser: Any, labeler: Labeler) -> None:
+    """Log in, label some pictures by keys, and leave; the page's own rules are kept."""
+    visitor = Visitor(browser, labeler.caller.url)
+    visitor.label_run(NAME, labeler.caller.token)
+
+    def name_of(sample: int) -> str:
+        labeler.said[sample] = labeler.look(sample)
+        return str(labeler.said[sample])
+
+    assert len(visitor.label(ON_THE_PAGE, name_of)) == ON_THE_PAGE
+    visitor.leave()
+
+
 def play(
-    folder: Path, cluster: JobCluster, server: Server, callers: dict[str, Caller], known: dict[bytes, str]
+    folder: Path,
+    cluster: JobCluster,
+    server: Server,
+    callers: dict[str, Caller],
+    known: dict[bytes, str],
+    browser: Any,
 ) -> Played:
     olga = callers["olga"]
-    ann, bob = (Labeler(callers[name], known) for name in ("ann", "bob"))
+    ann, bob, carol = (Labeler(callers[name], known) for name in ("ann", "bob", "carol"))
     data = {"source": "fashion_mnist", "path": str(folder / "data")}
     wanted = {"name": NAME, "config": yaml.safe_dump({**CONFIG, "data": data})}
     created = olga.answer("/runs", "POST", wanted), olga.answer("/runs", "POST", wanted)
@@ -115,6 +141,7 @@ def play(
         before = len(ann.said) + len(bob.said)
         server.start()
         after = olga.ask(f"/runs/{NAME}/labels")["rounds"][0]["answered"]
+        label_on_the_page(browser, carol)
         with labeling_at_once([ann, bob], SECONDS):
             pass
         # The next step starts by itself; it is paused while it is at work, and resumed.
@@ -124,6 +151,7 @@ def play(
         follower.wait("the pause", SECONDS, state="paused")
         olga.ask(f"/runs/{NAME}/resume", "POST")
         follower.wait("round 1", SECONDS, awaiting=1)
+        label_on_the_page(browser, carol)
         with labeling_at_once([ann, bob], SECONDS):
             pass
         follower.wait("the end", SECONDS, state="done")
@@ -132,6 +160,7 @@ def play(
         olga,
         ann,
         bob,
+        carol,
         follower,
         RunDirectory(str(folder / "runs" / NAME)),
         created,
@@ -180,12 +209,13 @@ def test_labels__that_were_acknowledged_outlive_the_server(played: Played) -> No
     assert played.after == played.before
 
 
-def test_labels__of_both_are_what_they_said_and_nobody_was_asked_twice(played: Played) -> None:
-    assert not played.ann.said.keys() & played.bob.said.keys()
-    everything = played.ann.said | played.bob.said
-    assert len(everything) == 2 * QUERIES
+def test_labels__of_all_are_what_they_said_and_nobody_was_asked_twice(played: Played) -> None:
+    said = {"ann": played.ann.said, "bob": played.bob.said, "carol": played.carol.said}
+    everything = {sample: label for each in said.values() for sample, label in each.items()}
+    assert sum(map(len, said.values())) == len(everything) == 2 * QUERIES
+    assert len(played.carol.said) == 2 * ON_THE_PAGE
     status = played.caller.ask(f"/runs/{NAME}/labels")
-    assert status["sources"] == {"ann": len(played.ann.said), "bob": len(played.bob.said)}
+    assert status["sources"] == {name: len(each) for name, each in said.items()}
     assert [round_["answered"] for round_ in status["rounds"]] == [QUERIES, QUERIES]
     assert [round_["skipped"] for round_ in status["rounds"]] == [1, 0]
     names = played.run.class_names()

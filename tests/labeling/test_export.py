@@ -191,11 +191,11 @@ def test_export__does_not_take_other_people_s_folders(asked_run: AskedRun, tmp_p
 
 CUT_OFF = """
 import sys, time
-from dm2at_ray.labeling import export, export_queries
+from dm2at_ray.labeling import export, export_queries, picture_files
 from dm2at_ray.pool import SourceSpec, open_source
 from dm2at_ray.store import RunDirectory
 run_dir, name, after = sys.argv[1], sys.argv[2], int(sys.argv[3])
-put, index = export._put, export.FORMATS[name]
+put, index = picture_files._put, export.FORMATS[name]
 written = []
 def pause():
     print("now", flush=True)
@@ -206,7 +206,7 @@ def counted(files, name, data):
         pause()
     written.append(name)
     put(files, name, data)
-export._put = counted
+picture_files._put = counted
 if after == 10:
     index.write = lambda sheet, files: pause()
 export_queries(RunDirectory(run_dir), open_source(SourceSpec("digits", image_size=8, channels=1)), name)

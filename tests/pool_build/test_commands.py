@@ -115,7 +115,10 @@ def test_source_named__by_its_kind_or_by_what_is_there(folder: Path, tmp_path: P
     spec = source_named("images", label_column=None)
     assert (spec.kind, spec.path, spec.label_column) == ("image_folder", str(tmp_path / "images"), None)
     assert source_named("image_folder:images").path == str(tmp_path / "images")
-    assert source_named("digits:") == SourceSpec(kind="digits")
+    assert source_named("digits:") == source_named("digits") == SourceSpec(kind="digits")
+    assert source_named("image_folder:../x/./images").path == str(tmp_path.parent / "x" / "images")
+    (folder / "a").rename(tmp_path / "digits")
+    assert source_named("digits").path == str(tmp_path / "digits")
     with pytest.raises(PoolError, match="source 'nokind:images'"):
         source_named("nokind:images")
 

@@ -10,7 +10,6 @@ from dm2at_ray.pool import Source
 from dm2at_ray.pool.catalog import Catalog, Part
 from dm2at_ray.pool.directory import PoolDirectory, part_file
 from dm2at_ray.pool.location import Location
-from dm2at_ray.pool.output import open_output
 
 from .conftest import contents, pack_source
 
@@ -76,19 +75,6 @@ def test_parts__that_are_broken(damage: str, directory: PoolDirectory, source: S
         directory.write_part(0, next(directory.parts(catalog)).slice(1))
     with pytest.raises(PoolError, match=r"manifest/part-00000.parquet: .*; restore the file"):
         list(directory.parts(catalog))
-
-
-def test_open_output__a_block_with_an_error_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "kept").write_text("before")
-
-    def fail() -> None:
-        with open_output(fs.LocalFileSystem(), str(tmp_path / "kept")) as stream:
-            stream.write(b"half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert contents(tmp_path) == {"kept": b"before"}
 
 
 def test_directory__on_another_filesystem(source: Source, tmp_path: Path) -> None:

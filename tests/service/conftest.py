@@ -13,6 +13,7 @@ from PIL import Image
 from dm2at_ray.config import Config
 from dm2at_ray.pool import check_part, open_source, part_name
 from dm2at_ray.service.pictures import Pictures
+from dm2at_ray.service.problems import ProblemError
 from dm2at_ray.source_spec import source_spec
 from dm2at_ray.store import RunDirectory
 
@@ -30,15 +31,24 @@ def pixels_of(data: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-def make_run(uri: str, data: dict[str, Any], asked: list[int], near: dict[int, list[int]]) -> RunDirectory:
-    """A run on a source whose round 0 asks for some samples, beside some neighbours, as a driver leaves it."""
+def refused(kind: str) -> Any:
+    """Expects a problem of this kind."""
+    return pytest.raises(ProblemError, check=lambda error: error.kind == kind)
+
+
+def make_run(
+    uri: str, data: dict[str, Any], asked: list[int], near: dict[int, list[int]] | None = None
+) -> RunDirectory:
+    """A run on a source whose round 0 asks for samples, beside neighbours, as a driver leaves it."""
     run = RunDirectory(uri)
-    config = Config.from_mapping({"data": {"image_size": SIZE, "channels": 3, **data}})
+    # None of a folder's few images is held out by so small a share.
+    held_out = {"test_fraction": 1e-6}
+    config = Config.from_mapping({"data": {"image_size": SIZE, "channels": 3, **held_out, **data}})
     run.write_config(config)
     source = open_source(source_spec(config))
     (table,) = source.tables("pool")
     run.manifest_files("pool").write_table(part_name(0), check_part(source, table, 0, SIZE, 3))
-    ask(run, 0, asked, near)
+    ask(run, 0, asked, near or {})
     return run
 
 
@@ -59,7 +69,8 @@ def ask(run: RunDirectory, index: int, asked: list[int], near: dict[int, list[in
     )
     if near:
         ids = pa.array([near.get(sample) for sample in asked], pa.list_(pa.int64()))
-        distances = pa.nulls(count, pa.list_(pa.float32()))
+        far = [[0.5] * len(near.get(sample, [])) for sample in asked]
+        distances = pa.array(far, pa.list_(pa.float32()))
         table = {"sample_id": asked, "labeled_neighbor_ids": ids, "labeled_neighbor_distances": distances}
         round_.write_labeled_neighbors(pa.table(table))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +206,23 @@ def test_files__refuse_a_place_that_holds_something_else(tmp_path: Path) -> None
     (tmp_path / "other" / "predict.json").write_text("[]")
     with pytest.raises(RunError, match=r"predict\.json is not of this version"):
         PredictionFiles(str(tmp_path / "other")).begin(ARGUMENTS)
+
+
+def test_files__one_process_fills_them_at_a_time(tmp_path: Path) -> None:
+    files = PredictionFiles(str(tmp_path / "out"))
+    with files.lease().held():
+        files.begin(ARGUMENTS)
+        again = PredictionFiles(str(tmp_path / "out")).lease()
+        with pytest.raises(RunError, match=f"/out: process {os.getpid()} on .* predicts into it"):
+            again.acquire()
+    again.acquire()
+
+
+def test_files__no_lease_is_left_among_other_files(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(RunError, match="not empty"), PredictionFiles(str(tmp_path)).lease().held():
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def write_parquet(path: Path, **columns: Any) -> str:

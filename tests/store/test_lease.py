@@ -1,4 +1,4 @@
-"""At most one driver works on a run directory."""
+"""At most one process works on a directory: a driver on its run, a command on what it makes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from dm2at_ray.errors import RunError
+from dm2at_ray.errors import PoolError, RunError
+from dm2at_ray.store import Lease, lease
+from dm2at_ray.store.files import Files
+from dm2at_ray.store.lease import LEASE_FILE, LIFETIME_SECONDS, SETTLE_SECONDS, Terms, read_lease
+
+HOLD = """
+import sys, time
 from dm2at_ray.store import Lease
 from dm2at_ray.store.files import Files
-from dm2at_ray.store.lease import LEASE_FILE, LIFETIME_SECONDS, read_lease
+with Lease(Files.at(sys.argv[1]), "the first").held():
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 class Clock:
@@ -120,7 +130,11 @@ def test_acquire__another_machines_driver_is_refused_to_once_it_renews(
         Lease(files, "second", now=clock, sleep=renew).acquire(said.append)
     assert clock.seconds == 1010
     (line,) = said
-    assert line.endswith("may be at work on the run directory (seen 0 s ago); waiting for its next word")
+    lease = read_lease(files)
+    assert line == (
+        f"run directory {files.root}: driver {lease['pid']} on {lease['host']} may be at work on it; waiting "
+        "up to 60 s for its next word"
+    )
 
 
 @pytest.mark.parametrize("skew", [0, -3600, 3600])
@@ -162,7 +176,7 @@ def test_acquire__who_is_overtaken_gives_way(files: Files, clock: Clock, monkeyp
         write(self, name, {**value, "owner": "second"})
 
     monkeypatch.setattr(Files, "write_json", overtaken)
-    with pytest.raises(RunError, match="another driver took it this moment; wait for it"):
+    with pytest.raises(RunError, match=r"works on it \(seen 0 s ago\); wait for it"):
         Lease(files, "first", now=clock).acquire()
 
 
@@ -202,3 +216,99 @@ def test_acquire__a_lease_of_the_same_cluster_is_of_a_dead_driver(files: Files, 
             Lease(files, "second", contact, clock, renew).acquire()
     Lease(files, "second", {"cluster": "session_1"}, clock).acquire()
     assert read_lease(files)["owner"] == "second"
+
+
+def test_held__refuses_another_process_and_forgets_a_killed_one(files: Files) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, files.root], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(RunError, match=f"driver {holder.pid} on .* works on it"),
+            Lease(files, "x").held(),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    assert read_lease(files)["owner"] == "the first"
+    second = Lease(files, "second")
+    with second.held():
+        second.check()
+    assert files.names() == []
+
+
+def test_held__of_two_that_take_it_in_one_moment_the_later_has_it(files: Files, clock: Clock) -> None:
+    other = Lease(files, "other", now=clock)
+
+    def settle(seconds: float) -> None:
+        assert seconds == SETTLE_SECONDS
+        other.renew()
+
+    with pytest.raises(RunError, match="works on it"), Lease(files, "first", now=clock, sleep=settle).held():
+        pass
+    assert read_lease(files)["owner"] == "other"
+
+
+def test_held__is_renewed_until_it_is_lost(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    first = Lease(files, "first")
+    with first.held():
+        before = files.read_bytes(LEASE_FILE)
+        deadline = time.monotonic() + 10
+        while files.read_bytes(LEASE_FILE) == before and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert files.read_bytes(LEASE_FILE) != before
+        first.check()
+        Lease(files, "other").renew()
+        with pytest.raises(RunError, match="works on it"):
+            first.check()
+        taken = files.read_bytes(LEASE_FILE)
+        time.sleep(0.3)
+    # What another has taken is neither renewed nor released.
+    assert files.read_bytes(LEASE_FILE) == taken
+
+
+def test_held__outlives_a_store_that_is_silent_for_a_moment(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
+    first, times = Lease(files, "first"), 0
+    renew = first.renew
+
+    def sometimes() -> None:
+        nonlocal times
+        times += 1
+        if times in (2, 3):  # the first one takes it
+            raise OSError("silent")
+        renew()
+
+    monkeypatch.setattr(first, "renew", sometimes)
+    with first.held():
+        deadline = time.monotonic() + 10
+        while times < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert times >= 5
+        first.check()
+
+
+def test_held__where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    below = Files.at(str(tmp_path / "file" / "run"))
+    with pytest.raises(RunError, match="give a place that can be written"), Lease(below, "first").held():
+        pass
+
+
+def test_held__in_the_words_of_what_is_leased(files: Files, clock: Clock) -> None:
+    terms = Terms("pool x", "process", "packs into it", "wait for it, or end it", PoolError)
+    Lease(files, "first", now=clock).acquire()
+    with pytest.raises(PoolError) as refused:
+        Lease(files, "second", now=clock, terms=terms).acquire()
+    assert str(refused.value) == (
+        f"pool x: process {os.getpid()} on {socket.gethostname()} packs into it (seen 0 s ago); wait for it, "
+        "or end it"
+    )
+    first = Lease(files, "third", now=clock, terms=terms)
+    files.delete(LEASE_FILE)
+    with pytest.raises(PoolError, match="pool x: another process packs into it; wait"):
+        first.check()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -181,17 +181,24 @@ def refuse_test_path(spec: SourceSpec, reason: str) -> None:
         raise PoolError(f"data.test_path {spec.test_path!r}: {reason}; remove it")
 
 
-def rebatched(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of 65,536, but for the last."""
+def rebatched(tables: Iterable[pa.Table], rows: int = ROWS_PER_TABLE) -> Iterator[pa.Table]:
+    """The same rows in tables of one size, the last one excepted.
+
+    Examples:
+        >>> some = [pa.table({"n": range(begin, begin + 3)}) for begin in (0, 3)]
+        >>> [table["n"].to_pylist() for table in rebatched(some, rows=4)]
+        [[0, 1, 2, 3], [4, 5]]
+    """
     held: list[pa.Table] = []
     count = 0
     for table in tables:
         held.append(table)
         count += table.num_rows
-        while count >= ROWS_PER_TABLE:
-            whole = pa.concat_tables(held)
-            yield whole.slice(0, ROWS_PER_TABLE).combine_chunks()
-            held = [whole.slice(ROWS_PER_TABLE)]
-            count -= ROWS_PER_TABLE
+        if count < rows:
+            continue
+        whole = pa.concat_tables(held)
+        for begin in range(0, count - rows + 1, rows):
+            yield whole.slice(begin, rows).combine_chunks()
+        held, count = [whole.slice(count - count % rows)], count % rows
     if count:
         yield pa.concat_tables(held).combine_chunks()

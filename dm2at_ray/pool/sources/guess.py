@@ -69,10 +69,9 @@ def _kind_of_folder(place: Location, field: str) -> str:
     """By the first file of a known kind, looking at a folder's own files before those of its sub-folders."""
     folders, looked_at = [place.path], 0
     while folders and looked_at < _LOOK_AT:
-        infos = place.filesystem.get_file_info(fs.FileSelector(folders.pop()))
+        files, below = place.child(folders.pop()).directly_below()
         looked_at += 1
-        names = {info.base_name for info in infos if info.type == fs.FileType.File}
-        names = {name for name in names if not name.startswith(".")}
+        names = {name for path in files if not (name := path.rpartition("/")[2]).startswith(".")}
         if looked_at == 1 and POOL_FILE in names:
             return "pool"
         if looked_at == 1 and any(name.startswith(_FASHION_MNIST) for name in names):
@@ -80,6 +79,5 @@ def _kind_of_folder(place: Location, field: str) -> str:
         for kind, suffixes in _SUFFIXES.items():
             if any(name.lower().endswith(suffixes) for name in names):
                 return kind
-        below = sorted((info.path for info in infos if info.type == fs.FileType.Directory), reverse=True)
-        folders += [path for path in below if not path.rpartition("/")[2].startswith(".")]
+        folders += [path for path in reversed(below) if not path.rpartition("/")[2].startswith(".")]
     raise PoolError(f"{field} {place.uri!r}: no images, .parquet or .tar files there; {_MEND}")

@@ -17,9 +17,8 @@ from dm2at_ray.pool.decode import Raw, UnreadableImage
 from dm2at_ray.pool.fetch import read_file, side_by_side
 from dm2at_ray.pool.location import Location, one_line
 from dm2at_ray.pool.lru import LruCache
-from dm2at_ray.pool.sources.arrow_labels import label_kind
 from dm2at_ray.pool.sources.base import ROWS_PER_TABLE, Source, SourceSpec, Split, entry_table, required_path
-from dm2at_ray.pool.sources.text_labels import clean_texts, text_classes, text_numbers
+from dm2at_ray.pool.sources.labels import class_numbers, classes_of, label_kind, plain_labels
 
 CSV_SUFFIXES = (".csv",)
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -62,9 +61,9 @@ class ImageList(Source):
         if self.spec.label_column is None:
             return None
         for split in self._lists:
-            labels = (clean_texts(labels) for _, labels in self._batches(split, with_uris=False))
+            labels = (plain_labels(labels, "text") for _, labels in self._batches(split, with_uris=False))
             try:
-                names = text_classes(labels)
+                names = classes_of(labels, "text")
             except ValueError as error:
                 raise self._label_error(split, one_line(error)) from error
             if names:
@@ -79,7 +78,7 @@ class ImageList(Source):
         start = 0
         for uris, texts in self._batches(split, with_uris=True):
             try:
-                labels = text_numbers(clean_texts(texts), self.class_names or [])
+                labels = class_numbers(plain_labels(texts, "text"), "text", self.class_names or [])
             except ValueError as error:
                 raise self._label_error(split, one_line(error)) from error
             secret = pc.fill_null(pc.match_substring_regex(uris, _SECRET), False)
@@ -114,6 +113,10 @@ class ImageList(Source):
         return root.filesystem, root.path.rstrip("/") + rest[len(bucket) :]
 
     def _open_root(self, root: str) -> Location | UnreadableImage:
+        for home in self._lists.values():
+            # The bucket of the list is there for whomever the list's URI names.
+            if home.is_remote and home.uri.startswith(f"{root}/"):
+                return Location(home.filesystem, root.partition("://")[2], root)
         try:
             return Location.of(root + self._options(root), "URI")
         except PoolError as error:
@@ -169,10 +172,12 @@ class _ColumnError(Exception):
 
 
 def _csv_batches(place: Location, columns: list[str], chosen: list[str]) -> Iterator[pa.RecordBatch]:
-    # Everything is text: a column that is guessed from its first block may turn out another later.
+    # Arrow's threads do not count rows: without them a complaint always says which row is meant, as fast.
+    reading = csv.ReadOptions(use_threads=False)
     with place.filesystem.open_input_stream(place.path, compression=None) as stream:
-        header = csv.open_csv(stream).schema.names
+        header = csv.open_csv(stream, reading).schema.names
     _require(columns, header)
+    # Everything is text: a column that is guessed from its first block may turn out another later.
     convert = csv.ConvertOptions(
         include_columns=chosen,
         column_types=dict.fromkeys(chosen, pa.string()),
@@ -180,7 +185,7 @@ def _csv_batches(place: Location, columns: list[str], chosen: list[str]) -> Iter
         null_values=[""],
     )
     with place.filesystem.open_input_stream(place.path, compression=None) as stream:
-        yield from csv.open_csv(stream, convert_options=convert)
+        yield from csv.open_csv(stream, reading, convert_options=convert)
 
 
 def _parquet_batches(place: Location, columns: list[str], chosen: list[str]) -> Iterator[pa.RecordBatch]:

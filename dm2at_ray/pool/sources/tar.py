@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
 from dm2at_ray.errors import PoolError
 from dm2at_ray.pool.decode import Raw, UnreadableImage
 from dm2at_ray.pool.fetch import MAX_FILE_BYTES, side_by_side, store_error
-from dm2at_ray.pool.location import Location, is_store_error, one_line
+from dm2at_ray.pool.location import is_store_error, one_line
 from dm2at_ray.pool.lru import LruCache
-from dm2at_ray.pool.sources.base import Source, SourceSpec, Split, entry_table, required_path
+from dm2at_ray.pool.sources.base import SourceSpec, Split
+from dm2at_ray.pool.sources.labels import LabelKind, plain_labels
+from dm2at_ray.pool.sources.shards import ShardedSource
 from dm2at_ray.pool.sources.tar_index import DamagedTarError, damage_finding, tar_samples
-from dm2at_ray.pool.sources.text_labels import clean_texts, text_classes, text_numbers
 
 SUFFIX = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -29,7 +28,7 @@ _INDEX_SCHEMA = pa.schema([("offset", pa.int64()), ("size", pa.int64()), ("label
 _DAMAGED = -1
 
 
-class Tar(Source):
+class Tar(ShardedSource):
     """One ``.tar`` file, or all below a folder in the order of their paths, in no way unpacked.
 
     A sample is the members that follow each other under one key: ``a/1.jpg`` with ``a/1.cls`` (a class number
@@ -43,48 +42,25 @@ class Tar(Source):
 
     def __init__(self, spec: SourceSpec) -> None:
         super().__init__(spec)
-        self._roots: dict[Split, Location] = {"pool": Location.of(required_path(spec))}
-        if spec.test_path is not None:
-            self._roots["test"] = Location.of(spec.test_path, "data.test_path")
-        self.has_test_split = "test" in self._roots
-        self._listed: dict[Split, list[str]] = {}
         self._files: LruCache[tuple[Split, str], pa.NativeFile] = LruCache(_OPEN_FILES)
         self._indices: LruCache[tuple[Split, str], pa.Table] = LruCache(
             _CACHED_BYTES, weigh=lambda index: index.nbytes
         )
 
-    @cached_property
-    def class_names(self) -> list[str] | None:  # type: ignore[override] # a cached property is one that is kept
-        """The spec's names, else what the labels of the pool are, else those of the test images."""
-        if self.spec.class_names is not None:
-            return list(self.spec.class_names)
-        if self.spec.label_column is None:
-            return None
-        for split, root in self._roots.items():
-            labels = (self._index(split, path).column("label") for path in self._paths(split))
-            try:
-                names = text_classes(labels)
-            except ValueError as error:
-                raise self._label_error(root.uri, one_line(error)) from error
-            if names:
-                return names
-        return None
+    def list_shard(self, split: Split, path: str) -> Iterator[pa.Table]:
+        """A shard's images in its members' order."""
+        uri = self._roots[split].child(path).uri
+        index = self._index(split, path)
+        offsets, sizes = index["offset"].to_pylist(), index["size"].to_pylist()
+        uris = [
+            f"{uri}#{offset}+{'damaged' if size == _DAMAGED else size}"
+            for offset, size in zip(offsets, sizes, strict=True)
+        ]
+        yield pa.table({"uri": pa.array(uris, pa.string()), "row": range(len(uris)), "label": index["label"]})
 
-    def entries(self, split: Split) -> Iterator[pa.Table]:
-        """Shard by shard in the order of their paths, each in its members' order."""
-        for path in self._paths(split):
-            uri = self._roots[split].child(path).uri
-            index = self._index(split, path)
-            offsets, sizes = index.column("offset").to_pylist(), index.column("size").to_pylist()
-            try:
-                labels = text_numbers(index.column("label").combine_chunks(), self.class_names or [])
-            except ValueError as error:
-                raise self._label_error(uri, one_line(error)) from error
-            uris = [
-                f"{uri}#{offset}+{'damaged' if size == _DAMAGED else size}"
-                for offset, size in zip(offsets, sizes, strict=True)
-            ]
-            yield entry_table(uris, np.arange(len(uris)), labels)
+    def _shard_labels(self, split: Split, path: str) -> Iterator[pa.Array]:
+        """A shard's labels."""
+        yield from self._index(split, path)["label"].chunks
 
     def read(self, uris: Sequence[str], rows: Sequence[int]) -> list[Raw]:
         """The members' bytes, read where they lie in their shards."""
@@ -112,13 +88,6 @@ class Tar(Source):
             if is_store_error(error):
                 raise store_error(shard, error) from error
             return UnreadableImage(one_line(error))
-
-    def _find(self, uri: str) -> tuple[Split, str] | None:
-        for split, root in self._roots.items():
-            path = root.resolve(uri)
-            if path is not None:
-                return split, path
-        return None
 
     def _open(self, key: tuple[Split, str]) -> pa.NativeFile:
         split, path = key
@@ -151,38 +120,28 @@ class Tar(Source):
                     labels.append(None)
         except OSError as error:
             raise PoolError(f"{where}: {one_line(error)}; replace or remove the file") from error
-        texts = clean_texts(pa.array(labels, pa.string()))
+        texts = plain_labels(pa.array(labels, pa.string()), "text")
         return pa.table([offsets, sizes, texts], schema=_INDEX_SCHEMA)
 
-    def _paths(self, split: Split) -> list[str]:
-        if split not in self._listed:
-            self._listed[split] = self._list(split)
-        return self._listed[split]
+    @property
+    def _suffixes(self) -> tuple[str, ...]:
+        return (SUFFIX,)
 
-    def _list(self, split: Split) -> list[str]:
-        root, where = self._roots[split], self._where(split, self._roots[split].uri)
-        try:
-            found = root.info().type
-            if found == fs.FileType.File:
-                return [root.path]
-            all_paths = root.files() if found == fs.FileType.Directory else []
-        except OSError as error:
-            raise PoolError(f"{where}: {one_line(error)}; give a place that can be read") from error
-        paths = [path for path in all_paths if path.endswith(SUFFIX)]
-        if not paths:
-            packed = [path for path in all_paths if path.endswith(COMPRESSED)]
-            if packed:
-                raise _compressed(self._where(split, packed[0]))
-            what = "no such file or folder" if found == fs.FileType.NotFound else "no .tar files there"
-            raise PoolError(f"{where}: {what}; give a .tar file or a folder of them")
-        return paths
+    def _none_there(self, split: Split, found: fs.FileType, paths: list[str]) -> PoolError:
+        packed = [path for path in paths if path.endswith(COMPRESSED)]
+        if packed:
+            return _compressed(self._where(split, packed[0]))
+        what = "no such file or folder" if found == fs.FileType.NotFound else "no .tar files there"
+        where = self._where(split, self._roots[split].uri)
+        return PoolError(f"{where}: {what}; give a .tar file or a folder of them")
 
-    def _where(self, split: Split, path: str) -> str:
-        return f"data.{'path' if split == 'pool' else 'test_path'} {path!r}"
+    @property
+    def _label_kind(self) -> LabelKind:
+        return "text"
 
-    def _label_error(self, uri: str, what: str) -> PoolError:
+    def _label_error(self, where: str, what: str) -> PoolError:
         return PoolError(
-            f"data.label_column {self.spec.label_column!r}: {what}, in {uri!r}; mend the labels or "
+            f"data.label_column {self.spec.label_column!r}: {what}, in {where}; mend the labels or "
             "data.class_names, or set null for a pool without labels"
         )
 

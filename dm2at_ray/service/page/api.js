@@ -1,6 +1,10 @@
 import { Store } from "./storage.js";
 
-/** @typedef {{signal?: AbortSignal, keepalive?: boolean, priority?: RequestPriority}} Options */
+/**
+ * `limit`: milliseconds to wait for an answer.
+ *
+ * @typedef {{signal?: AbortSignal, keepalive?: boolean, priority?: RequestPriority, limit?: number}} Options
+ */
 
 const TOKEN = "dm2at.token";
 const ANSWER_MS = 20_000;
@@ -96,7 +100,13 @@ export class Api {
    * @returns {Promise<any>}
    */
   async post(path, body, options = {}) {
-    const response = await this.#send("POST", path, ANSWER_MS, options, JSON.stringify(body ?? {}));
+    const response = await this.#send(
+      "POST",
+      path,
+      options.limit ?? ANSWER_MS,
+      options,
+      JSON.stringify(body ?? {}),
+    );
     return response.status === 204 ? null : whole(response.json(), options.signal);
   }
 
@@ -185,7 +195,8 @@ export class Api {
         signal: AbortSignal.any(signals.filter((signal) => signal instanceof AbortSignal)),
       });
       const date = Date.parse(response.headers.get("Date") ?? "");
-      if (!Number.isNaN(date)) this.#ahead = date - Date.now();
+      // What came from the browser's cache has the time of another day.
+      if (method === "POST" && !Number.isNaN(date)) this.#ahead = date - Date.now();
       return response;
     } catch (error) {
       options.signal?.throwIfAborted();

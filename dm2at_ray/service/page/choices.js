@@ -24,7 +24,7 @@ export class Choices {
     this.classes = classes;
     this.choose = choose;
     this.#meant = classes;
-    this.hint = h("p", { class: "hint", id: "typed", hidden: true });
+    this.hint = h("p", { class: "hint" });
     this.filter = h("input", {
       type: "search",
       id: "filter",
@@ -52,8 +52,8 @@ export class Choices {
           this.filter,
           h("kbd", {}, "/"),
         ),
-      this.hint,
       this.list,
+      this.hint,
     );
     this.#show();
   }
@@ -118,7 +118,7 @@ export class Choices {
     this.#meant = this.classes;
     this.#marked = 0;
     this.filter.value = "";
-    this.hint.hidden = true;
+    fill(this.hint);
     this.#show();
   }
 
@@ -162,7 +162,7 @@ export class Choices {
         ? "No class has these letters."
         : `${this.#meant.length} of ${this.classes.length} classes`,
     );
-    if (!plain(this.filter.value)) this.hint.hidden = true;
+    if (!plain(this.filter.value)) fill(this.hint);
   }
 
   /** @param {KeyboardEvent} event */
@@ -187,6 +187,7 @@ export class Choices {
     for (const [name, button] of this.#buttons) {
       button.hidden = isPutAway && !meant.has(name);
       button.classList.toggle("dim", isNarrowed && !meant.has(name));
+      button.classList.toggle("meant", isNarrowed && meant.has(name));
       button.classList.toggle("marked", isNarrowed && name === this.#meant[this.#marked]);
       const digit = digits.get(name) ?? "";
       const key = /** @type {HTMLElement} */ (button.firstElementChild);
@@ -200,13 +201,12 @@ export class Choices {
       this.list.append(.../** @type {HTMLElement[]} */ (this.#meant.map((name) => this.#buttons.get(name))));
     else if (this.list.firstElementChild !== this.#buttons.get(this.classes[0]))
       this.list.append(...this.#buttons.values());
-    this.#buttons.get(this.#meant[this.#marked])?.scrollIntoView?.({ block: "nearest" });
+    if (isNarrowed) this.#buttons.get(this.#meant[this.#marked])?.scrollIntoView({ block: "nearest" });
   }
 
   /** @param {string} text */
   #say(text) {
     fill(this.hint, text);
-    this.hint.hidden = false;
     announce(text);
   }
 

@@ -63,13 +63,14 @@ function drawn(curves, width) {
   const values = points.flatMap((point) => [point.value, ...(point.interval ?? [])]);
   const yTicks = ticks(...widened(Math.min(...values), Math.max(...values)), 6);
   const labeled = points.map((point) => point.labeled);
-  const xTicks = ticks(Math.min(...labeled), Math.max(...labeled), Math.max(2, Math.floor(width / 110)));
-  const x = scale(
-    Math.min(xTicks[0], ...labeled),
-    Math.max(xTicks[xTicks.length - 1], ...labeled),
-    MARGIN.left,
-    width - MARGIN.right,
+  const [low, high] = [Math.min(...labeled), Math.max(...labeled)];
+  // A single round stands in the middle.
+  const [left, right] = low === high ? [low - 1, high + 1] : [low, high];
+  const round = ticks(left, right, Math.max(2, Math.floor(width / 110))).filter(
+    (at) => at >= left && at <= right,
   );
+  const xTicks = low === high ? [low] : round.length > 1 ? round : [low, high];
+  const x = scale(left, right, MARGIN.left, width - MARGIN.right);
   const y = scale(yTicks[0], yTicks[yTicks.length - 1], HEIGHT - MARGIN.bottom, MARGIN.top);
   const words = curves.map(({ name, points: [first, ...rest] }) => {
     const last = rest.at(-1) ?? first;

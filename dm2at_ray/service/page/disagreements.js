@@ -2,11 +2,13 @@ import { fill, h } from "./dom.js";
 import { announce, warn } from "./notices.js";
 import { Pictures, showSmall } from "./pictures.js";
 import { runHead } from "./runhead.js";
+import { sleep, visible } from "./wait.js";
 import { CANNOT_TELL, moment, said } from "./words.js";
 
 /** @typedef {import("./types.js").Disagreement} Disagreement */
 
 const LIMIT = 20;
+const EVERY_MS = 5_000;
 
 /**
  * Pictures of which people have said different things, for an operator to settle.
@@ -43,7 +45,7 @@ export async function disagreementsView(app, signal, run) {
 
   /** @param {Disagreement} disagreement */
   function item({ sample_id, round, said: words }) {
-    const img = h("img", { class: "small", alt: `Sample ${sample_id}` });
+    const img = h("img", { class: "small", alt: "" });
     showSmall(pictures, img, sample_id);
     const history = h("ul", { class: "said" });
     const verdict = h("p", { role: "status", class: "verdict" });
@@ -123,7 +125,9 @@ export async function disagreementsView(app, signal, run) {
     return element;
   }
 
+  const none = h("p", { class: "empty" }, "Nobody disagrees.");
   await load();
+  untilSome().catch(() => {});
   return h(
     "div",
     { class: "page" },
@@ -133,7 +137,19 @@ export async function disagreementsView(app, signal, run) {
       { class: "quiet" },
       "Of these pictures, people have said different things. The last word counts; yours settles it.",
     ),
-    list.children.length ? list : h("p", { class: "empty" }, "Nobody disagrees."),
+    none,
+    list,
     more,
   );
+
+  /** Look again while there is nothing to do; what is being read stays as it is. */
+  async function untilSome() {
+    for (;;) {
+      none.hidden = list.children.length > 0;
+      if (none.hidden) return;
+      await sleep(EVERY_MS, signal);
+      await visible(signal);
+      await load().catch(() => {});
+    }
+  }
 }

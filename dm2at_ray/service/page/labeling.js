@@ -138,14 +138,21 @@ class Labeling {
       // The stream may be behind the answer to what this page has just sent.
       if (awaits.answered >= this.deck.round.answered) this.deck.round = awaits;
     }
-    if (awaits?.round !== before.awaiting?.round || status.state !== before.state) this.deck.fill();
+    // Somebody has given pictures back, or answered the last one.
+    const isFree =
+      awaits !== null && (awaits.answered === awaits.asked || awaits.answered + awaits.leased < awaits.asked);
+    const isWaiting = this.deck.state === "held" && isFree;
+    if (isWaiting || awaits?.round !== before.awaiting?.round || status.state !== before.state)
+      this.deck.fill();
     this.#show();
   }
 
   #show() {
     const { deck } = this;
     const card = deck.current;
-    const unsent = this.app.outbox.waiting.filter((entry) => entry.run === this.run).length;
+    const { trouble, waiting } = this.app.outbox;
+    // What is on its way for a moment is no news.
+    const unsent = trouble === null ? 0 : waiting.filter((entry) => entry.run === this.run).length;
     this.picture.show(card);
     this.neighbors.show(card?.query ?? null);
     this.strip.show();

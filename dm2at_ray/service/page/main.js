@@ -172,10 +172,15 @@ function showOutbox({ outbox }) {
     document.body.dataset.unsent = String(waiting.length);
     const isTroubled = trouble !== null && waiting.length > 0;
     const names = [...new Set(others.map((entry) => entry.who))].join(", ");
+    const one = waiting.length === 1;
+    const kept = outbox.isKept
+      ? `${one ? "It is" : "They are"} kept in this browser and sent as soon as it can be.`
+      : "This browser keeps nothing: leave this page open.";
+    const left = `${counted(others.length, "answer")} of ${names} ${others.length === 1 ? "waits" : "wait"}`;
     const words = isTroubled
-      ? `${counted(waiting.length, "answer")} not sent yet: ${trouble} ${outbox.isKept ? "They are kept in this browser and sent as soon as it can be." : "This browser keeps nothing: leave this page open."}`
-      : others.length
-        ? `${counted(others.length, "answer")} of ${names} wait${others.length === 1 ? "s" : ""} in this browser until ${names} logs in here.`
+      ? `${counted(waiting.length, "answer")} not sent yet: ${trouble} ${kept}`
+      : others.length > 0
+        ? `${left} in this browser until ${names} logs in here.`
         : "";
     bar.hidden = !words;
     text.textContent = words;

@@ -17,7 +17,8 @@ export class Neighbors {
   constructor(pictures, settings, signal) {
     this.pictures = pictures;
     this.settings = settings;
-    this.list = h("ul", {});
+    // It may scroll, which is for keys too.
+    this.list = h("ul", { tabindex: "0", "aria-labelledby": "neighbors-title" });
     this.element = h(
       "section",
       { class: "neighbors", "aria-labelledby": "neighbors-title" },

@@ -86,10 +86,13 @@ export class Operations {
   /** @param {string} text @param {() => Promise<void>} act */
   #button(text, act) {
     const button = h("button", { type: "button" }, text);
+    let isBusy = false;
     button.addEventListener("click", async () => {
-      button.disabled = true;
+      // Disabled, it would lose the focus that a dialog gives back to it.
+      if (isBusy) return;
+      isBusy = true;
       await act();
-      button.disabled = false;
+      isBusy = false;
     });
     return button;
   }

@@ -28,8 +28,9 @@ export class Picture {
     this.changed = changed;
     this.img = h("img", { alt: "", hidden: true, draggable: "false" });
     this.message = h("div", { class: "message" });
-    this.frame = h("div", { class: "frame" }, this.img, this.message);
+    this.room = h("div", { class: "room" }, this.img, this.message);
     this.banner = h("p", { class: "banner", hidden: true });
+    this.frame = h("div", { class: "frame" }, this.banner, this.room);
     this.facts = h("p", { class: "facts" });
     this.prediction = h("button", { type: "button", on: { click: () => this.togglePrediction() } });
     this.twin = h(
@@ -45,12 +46,11 @@ export class Picture {
     this.element = h(
       "figure",
       { class: "picture", tabindex: "-1", "aria-label": "Picture to label" },
-      this.banner,
       this.frame,
       h("figcaption", {}, this.facts, h("div", { class: "asks" }, this.prediction, this.twin)),
     );
     const watch = new ResizeObserver(() => this.#fit());
-    watch.observe(this.frame);
+    watch.observe(this.room);
     signal.addEventListener("abort", () => watch.disconnect());
     settings.addEventListener("change", () => (this.#describe(), this.#fit()), { signal });
   }
@@ -150,7 +150,7 @@ export class Picture {
   #fit() {
     const { naturalWidth: width, naturalHeight: height } = this.img;
     if (!width || this.img.hidden) return;
-    const room = Math.min(this.frame.clientWidth / width, this.frame.clientHeight / height);
+    const room = Math.min(this.room.clientWidth / width, this.room.clientHeight / height);
     const whole = Math.floor(room * devicePixelRatio) / devicePixelRatio;
     const isSmall = whole >= LEAST_SCALE;
     const scale = isSmall ? whole : Math.min(room, LEAST_SCALE);

@@ -27,17 +27,18 @@ export class RoundProgress {
     this.element.hidden = round === null;
     if (round === null) return;
     const { asked, answered, needed } = round;
+    /** @type {[string, string | false][]} */
     const facts = [
-      `Round ${round.round}`,
-      `${number(answered)} of ${number(asked)} answered`,
-      mine !== null && `${number(mine)} by you`,
-      needed < asked && `${number(needed)} needed`,
-      round.leased > 0 && `${number(round.leased)} in hand`,
-      unsent > 0 && `${counted(unsent, "answer")} not sent yet`,
+      ["round", `Round ${round.round}`],
+      ["answered", `${number(answered)} of ${number(asked)} answered`],
+      ["own", mine !== null && `${number(mine)} by you`],
+      ["enough", needed < asked && `${number(needed)} needed`],
+      ["handed", round.leased > 0 && `${number(round.leased)} handed out`],
+      ["waiting", unsent > 0 && `${counted(unsent, "answer")} not sent yet`],
     ];
     fill(
       this.text,
-      facts.filter((fact) => fact !== false).map((fact) => h("span", {}, fact)),
+      facts.map(([name, fact]) => fact && h("span", { class: name }, fact)),
     );
     const share = (/** @type {number} */ count) => `${(100 * count) / Math.max(1, asked)}%`;
     const own = Math.min(mine ?? 0, answered);

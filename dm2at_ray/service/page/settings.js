@@ -26,7 +26,7 @@ const SWITCHES = [
     "They are near in the model's eyes, with the labels they have.",
   ],
   ["pixels", "Sharp pixels", "Small pictures are enlarged by whole pixels; off, they are smoothed."],
-  ["shortcuts", "Keys label", "Off, single keys do nothing; buttons and the Tab key work as ever."],
+  ["shortcuts", "Label by keys", "Off, single keys do nothing; buttons and the Tab key work as ever."],
 ];
 
 /** What a person has set on this browser. */

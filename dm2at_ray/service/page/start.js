@@ -11,6 +11,9 @@ stop:
   rounds: 4
 `;
 
+/** The cluster is told of the run before the service answers. */
+const START_MS = 120_000;
+
 /**
  * The dialog to start a run in.
  *
@@ -66,15 +69,18 @@ export function startDialog(app) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     start.disabled = true;
+    start.textContent = "Starting …";
     wrong.textContent = "";
     try {
-      await app.api.post("runs", { name: name.value, config: config.value, advance: advance.checked });
+      const wanted = { name: name.value, config: config.value, advance: advance.checked };
+      await app.api.post("runs", wanted, { limit: START_MS });
       dialog.close();
       location.hash = `#/runs/${encodeURIComponent(name.value)}`;
     } catch (error) {
       wrong.textContent = /** @type {Error} */ (error).message;
     } finally {
       start.disabled = false;
+      start.textContent = "Start";
     }
   });
   document.body.append(dialog);

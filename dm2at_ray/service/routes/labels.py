@@ -31,6 +31,8 @@ def post_labels(service: TheService, caller: TheCaller, run: RunInPath, given: A
             f"add_classes: new classes are an operator's to add, {caller.name} has the role {caller.role}",
         )
     with service.desks.at(service.runs.directory(run)) as desk:
+        if given.check:
+            return told(desk.check(caller.name, given.answers, add_classes=given.add_classes))
         report = desk.answer(
             caller.name,
             given.answers,
@@ -51,9 +53,7 @@ def labels_status(service: TheService, run: RunInPath) -> Response:
         return told(desk.status())
 
 
-@routes.get(
-    f"{API}/runs/{{run}}/labels/said", "read", gives=SaidPage, problems=("unknown-run", "unknown-sample")
-)
+@routes.get(f"{API}/runs/{{run}}/labels/said", "read", gives=SaidPage, problems=_NOT_THERE)
 def list_said(
     service: TheService,
     run: RunInPath,

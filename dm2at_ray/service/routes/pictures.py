@@ -11,8 +11,9 @@ from dm2at_ray.service.routing import API, Routes, TheService
 routes = Routes("pictures")
 
 _PROBLEMS = ("unknown-run", "unknown-sample", "not-there", "outside-roots", "unreadable-image")
-_FOR_EVER = {
-    "Cache-Control": "private, max-age=31536000, immutable",
+_ASKED_AGAIN = {
+    # Another run may be begun under the name of one that was removed: its pictures are other ones.
+    "Cache-Control": "private, no-cache",
     # Another person at the same browser has another token.
     "Vary": "Authorization",
 }
@@ -29,7 +30,7 @@ def show_picture(
     service: TheService, run: RunInPath, sample_id: SampleInPath, known: Known = None
 ) -> Response:
     """The picture of a sample, as browsers show it."""
-    return unless_known(service.pictures.picture(service.runs.directory(run), sample_id), known, _FOR_EVER)
+    return unless_known(service.pictures.picture(service.runs.directory(run), sample_id), known, _ASKED_AGAIN)
 
 
 @routes.get(
@@ -44,4 +45,4 @@ def show_twin(service: TheService, run: RunInPath, sample_id: SampleInPath, know
     directory = service.runs.directory(run)
     with service.desks.at(directory) as desk:
         round_index = desk.query(sample_id).round
-    return unless_known(service.pictures.twin(directory, round_index, sample_id), known, _FOR_EVER)
+    return unless_known(service.pictures.twin(directory, round_index, sample_id), known, _ASKED_AGAIN)

@@ -149,6 +149,22 @@ def test_image_list__secret_in_a_uri_is_refused_and_not_repeated(tmp_path: Path)
     assert "topsecret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("rows_before", [1, 200_000])  # the second lies behind Arrow's first block of 1 MiB
+@pytest.mark.parametrize("threads", [1, 4])
+def test_image_list__ragged_row_is_named_with_any_number_of_threads(
+    tmp_path: Path, rows_before: int, threads: int
+) -> None:
+    (tmp_path / "x.csv").write_text("uri,label\n" + "a.png,1\n" * rows_before + "b.png\n")
+    before = pa.cpu_count()
+    pa.set_cpu_count(threads)
+    try:
+        with pytest.raises(PoolError) as caught:
+            _entries(_open(tmp_path / "x.csv"))
+    finally:
+        pa.set_cpu_count(before)
+    assert f"Row #{rows_before + 2}: Expected 2 columns, got 1: b.png" in str(caught.value)
+
+
 def test_image_list__mistakes_name_the_field_the_value_and_the_mend(tmp_path: Path) -> None:
     pq.write_table(pa.table({"uri": [1], "label": [0.5]}), tmp_path / "numbers.parquet")
     (tmp_path / "ragged.csv").write_text("uri,label\na.png,1\nb.png\n")

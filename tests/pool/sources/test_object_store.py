@@ -1,4 +1,4 @@
-"""Every source that can lie in an object store, in one: an S3 server in a process of its own."""
+"""Every source that can lie in an object store, in stores: servers in processes of their own."""
 
 from __future__ import annotations
 
@@ -59,17 +59,31 @@ def _fill(root: Path) -> Path:
 
 def _with_list(bucket: Any, root: Path) -> None:
     named = [f"folder/{label}/{n} #%41.png" for n, label in enumerate(LABELS)]
-    named[1] = f"s3://{bucket.name}/pools/{named[1]}"
+    named[1] = f"{_plain(bucket)}/pools/{named[1]}"
     lines = ["uri,label", *(f"{uri},{label}" for uri, label in zip(named, LABELS, strict=True))]
     (root / "list.csv").write_text("\n".join(lines))
 
 
-@pytest.fixture
-def filled(bucket: Any, tmp_path: Path) -> Any:
-    root = _fill(tmp_path / "pools")
-    _with_list(bucket, root)
+def _plain(bucket: Any) -> str:
+    """The bucket's address as entries have it: without who asks."""
+    return f"{bucket.uri.partition('://')[0]}://{bucket.name}"
+
+
+def _put_all(bucket: Any, root: Path) -> Any:
+    _with_list(bucket, _fill(root))
     bucket.put_folder(root, "pools")
     return bucket
+
+
+@pytest.fixture
+def filled(bucket: Any, tmp_path: Path) -> Any:
+    return _put_all(bucket, tmp_path / "pools")
+
+
+@pytest.fixture
+def any_filled(any_bucket: Any, tmp_path: Path) -> Any:
+    """Each store in turn."""
+    return _put_all(any_bucket, tmp_path / "pools")
 
 
 def _open(kind: str, path: str, **fields: Any) -> Source:
@@ -87,12 +101,12 @@ def _all(source: Source) -> tuple[pa.Table, list[bytes]]:
 @pytest.mark.parametrize("kind", PATHS)
 @pytest.mark.parametrize("where", ["environment", "uri"])
 def test_object_store__sources_are_what_they_are_on_a_disk(
-    filled: Any, tmp_path: Path, kind: str, where: str, monkeypatch: pytest.MonkeyPatch
+    any_filled: Any, tmp_path: Path, kind: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = f"s3://{filled.name}/pools/{PATHS[kind]}"
+    path = f"{any_filled.uri}/pools/{PATHS[kind]}"
     if where == "uri":
-        monkeypatch.delenv("AWS_ENDPOINT_URL")
-        path += f"?endpoint_override={filled.address}&scheme=http"
+        monkeypatch.delenv(any_filled.variable)
+        path += f"?endpoint_override={any_filled.address}&scheme=http"
     source = _open(kind, path)
     table, images = _all(source)
     local = _open(kind, str(tmp_path / "pools" / PATHS[kind])) if kind != "list" else source
@@ -103,14 +117,14 @@ def test_object_store__sources_are_what_they_are_on_a_disk(
     assert images == [PNGS[n] for n in order]
     assert guess_kind(path) == kind
     for uri in table.column("uri").to_pylist():
-        assert uri.startswith(f"s3://{filled.name}/pools/")
+        assert uri.startswith(f"{_plain(any_filled)}/pools/")
         assert "?" not in uri
         assert not any(secret in uri for secret in SECRETS)
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_object_store__what_is_gone_is_set_aside(filled: Any, kind: str) -> None:
-    source = _open(kind, f"s3://{filled.name}/pools/{PATHS[kind]}")
+def test_object_store__what_is_gone_is_set_aside(any_filled: Any, kind: str) -> None:
+    source = _open(kind, f"{any_filled.uri}/pools/{PATHS[kind]}")
     uri = pa.concat_tables(source.tables("pool")).column("uri")[0].as_py()
     gone = (
         uri.replace("/pools/", "/pools/gone/")
@@ -122,17 +136,17 @@ def test_object_store__what_is_gone_is_set_aside(filled: Any, kind: str) -> None
     assert isinstance(not_there, UnreadableImage)
 
 
-def test_object_store__manifest_and_pool(filled: Any) -> None:
-    filled.put("pools/folder/ape/broken.png", PNGS[0][:60])
-    uri = f"s3://{filled.name}/run"
-    source = _open("image_folder", f"s3://{filled.name}/pools/folder")
+def test_object_store__manifest_and_pool(any_filled: Any) -> None:
+    any_filled.put("pools/folder/ape/broken.png", PNGS[0][:60])
+    uri = f"{any_filled.uri}/run"
+    source = _open("image_folder", f"{any_filled.uri}/pools/folder")
     files = Files.at(f"{uri}/pool/manifest")
     for index, table in enumerate(source.tables("pool")):
         files.write_table(part_name(index), check_part(source, table, 0, 16, 3))
     pool = Pool(Manifest.from_uri(f"{uri}/pool/manifest"), source, 16, 3)
     assert pool.rejected_ids().tolist() == [3]
     assert (pool.read(pa.array([6, 0]).to_numpy()) == [pattern(5), pattern(1)]).all()
-    for data in filled.objects().values():
+    for data in any_filled.objects().values():
         assert not any(secret.encode() in data for secret in SECRETS)
 
 
@@ -161,10 +175,11 @@ def _one_quick_line(source: Source, seconds: float = 30) -> str:
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_object_store__no_such_bucket_or_folder(filled: Any, kind: str) -> None:
-    for path in (f"s3://no-such-bucket-{filled.name}/x.csv", f"s3://{filled.name}/nothing.csv"):
+def test_object_store__no_such_bucket_or_folder(any_filled: Any, kind: str) -> None:
+    missing = any_filled.uri.replace(any_filled.name, f"no-such-{any_filled.name}")
+    for path in (f"{missing}/x.csv", f"{any_filled.uri}/nothing.csv"):
         line = _one_quick_line(_open(kind, path), seconds=5)
-        assert line.startswith(f"data.path {path!r}: no such")
+        assert line.startswith(f"data.path {path.replace('anonymous@', '')!r}: no such")
 
 
 @pytest.mark.parametrize("kind", PATHS)

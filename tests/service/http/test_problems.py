@@ -78,7 +78,7 @@ def test_unknown_round__is_404(client: TestClient) -> None:
 def test_unknown_sample__is_404(client: TestClient) -> None:
     for last in ("", "/picture", "/twin"):
         refused(client.get(f"{API}/runs/digits/samples/77{last}"), 404, "unknown-sample")
-        refused(client.get(f"{API}/runs/digits/samples/{2**62}{last}"), 404, "unknown-sample")
+        refused(client.get(f"{API}/runs/digits/samples/{2**53 - 1}{last}"), 404, "unknown-sample")
 
 
 def test_round_that_awaits_nothing__cannot_be_accepted(client: TestClient) -> None:

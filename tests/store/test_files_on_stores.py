@@ -1,4 +1,4 @@
-"""A run directory in an object store: the same files, against a server in a process of its own."""
+"""A run directory in an object store: the same files, against servers in processes of their own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dm2at_ray.store.files import Files
 from dm2at_ray.store.lease import Lease
 
 
-def test_files__on_s3(bucket: Any) -> None:
-    files = Files.at(f"s3://{bucket.name}/runs/first")
+def test_files__on_a_store(any_bucket: Any) -> None:
+    files = Files.at(f"{any_bucket.uri}/runs/first")
     assert files.names() == []
     assert not files.exists("a/b.bin")
     files.write_bytes("a/b.bin", b"one")
@@ -23,7 +23,7 @@ def test_files__on_s3(bucket: Any) -> None:
     files.write_bytes("a/empty", b"")
     files.write_json("c d#%41.json", {"x": 1})
     files.write_table("a/t.parquet", pa.table({"x": [1, 2]}))
-    assert bucket.objects()["runs/first/a/b.bin"] == b"two, longer"
+    assert any_bucket.objects()["runs/first/a/b.bin"] == b"two, longer"
     assert files.exists("a")
     assert files.names() == ["a", "c d#%41.json"]
     assert files.names("a") == ["b.bin", "empty", "t.parquet"]
@@ -39,17 +39,17 @@ def test_files__on_s3(bucket: Any) -> None:
     files.delete("a")
     assert not files.exists("a")
     assert files.names("a") == []
-    assert [key for key, data in bucket.objects().items() if data] == ["runs/first/c d#%41.json"]
+    assert [key for key, data in any_bucket.objects().items() if data] == ["runs/first/c d#%41.json"]
 
 
-def test_files__at_the_root_of_a_bucket(bucket: Any) -> None:
-    files = Files.at(f"s3://{bucket.name}")
+def test_files__at_the_root_of_a_bucket(any_bucket: Any) -> None:
+    files = Files.at(f"{any_bucket.uri}")
     files.write_bytes("x", b"1")
     assert files.names() == ["x"]
 
 
-def test_run_directory__on_s3(bucket: Any) -> None:
-    run = RunDirectory(f"s3://{bucket.name}/runs/first")
+def test_run_directory__on_a_store(any_bucket: Any) -> None:
+    run = RunDirectory(f"{any_bucket.uri}/runs/first")
     with pytest.raises(RunError, match="no run there"):
         run.require()
     run.write_config(Config())
@@ -63,8 +63,8 @@ def test_run_directory__on_s3(bucket: Any) -> None:
     assert RunDirectory(run.uri).status() == {"phase": "selecting"}
 
 
-def test_lease__on_s3(bucket: Any) -> None:
-    files = Files.at(f"s3://{bucket.name}/runs/first")
+def test_lease__on_a_store(any_bucket: Any) -> None:
+    files = Files.at(f"{any_bucket.uri}/runs/first")
     first, second = Lease(files, "first"), Lease(files, "second")
     first.acquire()
     with pytest.raises(RunError, match="works on it"):

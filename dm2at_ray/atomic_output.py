@@ -1,4 +1,4 @@
-"""Files written as a stream that appear whole or not at all."""
+"""Files that appear whole or not at all, on any pyarrow filesystem."""
 
 from __future__ import annotations
 
