@@ -14,6 +14,7 @@ import pytest
 
 from dm2at_ray.client.schemas import Round
 from dm2at_ray.config import Config
+from dm2at_ray.service import folder
 from dm2at_ray.service import runs as module
 from dm2at_ray.service.intent import Intent, write_intent
 from dm2at_ray.service.problems import ProblemError
@@ -107,7 +108,7 @@ def test_page__of_a_root_that_is_not_there_yet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [1, 7, 200])
 def test_page__chunks_meet(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK_NAMES", 5)
+    monkeypatch.setattr(folder, "CHUNK_NAMES", 5)
     names = [f"run-{index:02d}" for index in range(37)]
     for name in names:
         make_run(tmp_path, name)
@@ -154,9 +155,9 @@ def test_page__and_status_on_an_object_store(bucket: Bucket) -> None:
 def test_place__of_a_store_with_options(bucket: Bucket) -> None:
     root = f"s3://{bucket.name}/runs?region=us-east-1"
     runs = Runs(root)
-    assert runs.place("mine").uri == f"s3://{bucket.name}/runs/mine?region=us-east-1"
-    runs.place("mine").write_config(Config())
-    assert RunDirectory(runs.place("mine").uri).config() == Config()
+    assert runs.folder.place("mine").uri == f"s3://{bucket.name}/runs/mine?region=us-east-1"
+    runs.folder.place("mine").write_config(Config())
+    assert RunDirectory(runs.folder.place("mine").uri).config() == Config()
 
 
 def test_storage_that_does_not_answer(bucket: Bucket) -> None:
