@@ -218,12 +218,18 @@ def test_stage__says_no_more_when_it_is_over(
     assert run.status()["phase"] == "interrupted"
 
 
-def test_stage__says_no_more_after_the_last_word(run: RunDirectory, hasty: Journal) -> None:
+def test_stage__says_no_more_after_the_last_word(
+    run: RunDirectory, hasty: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is torn down while it still counts, as by a signal."""
+    written = count_writes(monkeypatch)
     with hasty.stage(run.round(1), "embed") as progress:
-        hasty.close("interrupted")
         progress(5, 10)
+        wait_until(lambda: len(written) == 2)
+        hasty.close("interrupted")
+        progress(6, 10)
         time.sleep(0.1)
+        assert len(written) == 3
         status = run.status()
     assert (status["phase"], status["stage"], status["done"]) == ("interrupted", "", 0)
 

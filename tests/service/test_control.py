@@ -16,8 +16,8 @@ import yaml
 
 from dm2at_ray.client.schemas import Round, RunRequest
 from dm2at_ray.config import Config
-from dm2at_ray.service import control as module
 from dm2at_ray.service import jobs as jobs_module
+from dm2at_ray.service import steps as module
 from dm2at_ray.service.control import Control
 from dm2at_ray.service.intent import intent_of
 from dm2at_ray.service.problems import ProblemError

@@ -14,6 +14,7 @@ import pytest
 
 from dm2at_ray.client.schemas import Round
 from dm2at_ray.config import Config
+from dm2at_ray.service import folder
 from dm2at_ray.service import runs as module
 from dm2at_ray.service.intent import Intent, write_intent
 from dm2at_ray.service.problems import ProblemError
@@ -66,8 +67,9 @@ def test_page__passes_over_what_is_no_run(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     make_run(root, "mine")
     make_run(root, "named.otherwise")
-    (root / ".hidden").mkdir()
-    (root / ".hidden" / "config.yaml").touch()
+    for name in (".hidden", "line\n"):
+        (root / name).mkdir()
+        (root / name / "config.yaml").touch()
     (root / "notes.txt").write_text("notes")
     (root / "file").write_text("a name that a run may have")
     (root / "empty").mkdir()
@@ -81,7 +83,7 @@ def test_page__passes_over_what_is_no_run(tmp_path: Path) -> None:
     write_intent(RunDirectory(str(root / "asked")).files, make_intent())
     runs = Runs(str(root))
     assert all_names(runs, 10) == ["asked", "mine"]
-    for name in ("link", "dangling", "loop", "up", "empty", "file", "folder", "named.otherwise"):
+    for name in ("link", "dangling", "loop", "up", "empty", "file", "folder", "named.otherwise", "line\n"):
         with pytest.raises(ProblemError) as refused:
             runs.directory(name)
         assert refused.value.kind == "unknown-run"
@@ -106,7 +108,7 @@ def test_page__of_a_root_that_is_not_there_yet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [1, 7, 200])
 def test_page__chunks_meet(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK_NAMES", 5)
+    monkeypatch.setattr(folder, "CHUNK_NAMES", 5)
     names = [f"run-{index:02d}" for index in range(37)]
     for name in names:
         make_run(tmp_path, name)
@@ -153,9 +155,9 @@ def test_page__and_status_on_an_object_store(bucket: Bucket) -> None:
 def test_place__of_a_store_with_options(bucket: Bucket) -> None:
     root = f"s3://{bucket.name}/runs?region=us-east-1"
     runs = Runs(root)
-    assert runs.place("mine").uri == f"s3://{bucket.name}/runs/mine?region=us-east-1"
-    runs.place("mine").write_config(Config())
-    assert RunDirectory(runs.place("mine").uri).config() == Config()
+    assert runs.folder.place("mine").uri == f"s3://{bucket.name}/runs/mine?region=us-east-1"
+    runs.folder.place("mine").write_config(Config())
+    assert RunDirectory(runs.folder.place("mine").uri).config() == Config()
 
 
 def test_storage_that_does_not_answer(bucket: Bucket) -> None:

@@ -1,0 +1,33 @@
+"""One lock for each run that somebody changes just now."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class RunLocks:
+    """Locks by the name of the run; each goes with the last who holds or awaits it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: weakref.WeakValueDictionary[str, _RunLock] = weakref.WeakValueDictionary()
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Nobody else in this process holds the run's lock meanwhile."""
+        with self._guard:
+            lock = self._locks.get(name)
+            if lock is None:
+                lock = self._locks[name] = _RunLock()
+        with lock.lock:
+            yield
+
+
+class _RunLock:
+    """A lock that a weak reference can be taken of."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
