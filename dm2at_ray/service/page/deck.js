@@ -98,7 +98,9 @@ export class Deck extends EventTarget {
   /** @param {1 | -1} step */
   move(step) {
     const cards = this.cards;
-    const place = cards.indexOf(/** @type {Card} */ (this.#current)) + step;
+    // Where nothing is left to answer, the last answered one is before it.
+    const here = this.#current ? cards.indexOf(this.#current) : cards.length;
+    const place = here + step;
     if (place < 0 || place >= cards.length) return false;
     this.go(cards[place]);
     return true;

@@ -263,7 +263,9 @@ class Labeling {
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    if (!this.app.settings.get("shortcuts") || !isForPage(event) || this.deck.current === null) return;
+    if (!this.app.settings.get("shortcuts") || !isForPage(event)) return;
+    // With no picture there is nothing to say, but something to take back.
+    if (this.deck.current === null && !["Backspace", "ArrowLeft"].includes(event.key)) return;
     if (this.#act(event)) event.preventDefault();
   }
 

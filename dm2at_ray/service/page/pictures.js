@@ -1,11 +1,12 @@
-/** Pictures as the browser can show them, kept while they may be needed again. */
-
-const KEPT = 80;
+/** The last so many pictures are kept, if they are small; always as many as are looked at together. */
+const MOST = 80;
+const FEWEST = 12;
+const MOST_BYTES = 64 * 2 ** 20;
 
 /** Pictures by fetch, as the token travels in a header; the last few are kept, older ones are freed. */
 export class Pictures {
-  /** @type {Map<string, Promise<string>>} least recently used first */
-  #urls = new Map();
+  /** @type {Map<string, {url: Promise<string>, bytes: number}>} least recently used first */
+  #kept = new Map();
   #wanted = 0;
 
   /**
@@ -18,7 +19,7 @@ export class Pictures {
     this.run = run;
     this.signal = signal;
     signal.addEventListener("abort", () => {
-      for (const key of [...this.#urls.keys()]) this.#free(key);
+      for (const key of [...this.#kept.keys()]) this.#free(key);
     });
   }
 
@@ -30,11 +31,10 @@ export class Pictures {
    */
   url(sampleId, kind = "picture", priority = "auto") {
     const key = `${sampleId}/${kind}`;
-    const url = this.#urls.get(key) ?? this.#fetch(key, priority);
-    this.#urls.delete(key);
-    this.#urls.set(key, url);
-    for (const old of [...this.#urls.keys()].slice(0, -KEPT)) this.#free(old);
-    return url;
+    const picture = this.#kept.get(key) ?? { url: this.#fetch(key, priority), bytes: 0 };
+    this.#kept.delete(key);
+    this.#kept.set(key, picture);
+    return picture.url;
   }
 
   /**
@@ -57,20 +57,32 @@ export class Pictures {
       const path = `runs/${encodeURIComponent(this.run)}/samples/${key}`;
       const blob = await this.api.blob(path, { signal: this.signal, priority });
       this.signal.throwIfAborted();
+      const picture = this.#kept.get(key);
+      if (picture) picture.bytes = blob.size;
+      this.#trim();
       return URL.createObjectURL(blob);
     } catch (error) {
-      this.#urls.delete(key);
+      this.#kept.delete(key);
       throw error;
+    }
+  }
+
+  #trim() {
+    let bytes = [...this.#kept.values()].reduce((sum, picture) => sum + picture.bytes, 0);
+    for (const [key, picture] of this.#kept) {
+      if (this.#kept.size <= FEWEST || (this.#kept.size <= MOST && bytes <= MOST_BYTES)) return;
+      bytes -= picture.bytes;
+      this.#free(key);
     }
   }
 
   /** @param {string} key */
   #free(key) {
-    this.#urls.get(key)?.then(
+    this.#kept.get(key)?.url.then(
       (url) => URL.revokeObjectURL(url),
       () => {},
     );
-    this.#urls.delete(key);
+    this.#kept.delete(key);
   }
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from playwright.sync_api import expect
+from playwright.sync_api import APIResponse, Route, expect
 
 from .conftest import Place
 from .mortal import LEASE_SECONDS, MortalService
@@ -81,6 +81,36 @@ def test_failures__pictures_of_who_went_away_go_to_others_and_nobody_else(
     gone.context.set_offline(False)
     expect(gone.page.locator(".notice")).to_contain_text("was given to somebody else", timeout=WAIT_MS)
     assert run.said() == {first: "1"}
+
+
+def test_failures__pictures_that_were_on_their_way_are_not_shown_again(
+    place: Place, visit: Callable[..., Visitor]
+) -> None:
+    run = place.new_run(asked=20)
+    visitor = visit()
+    visitor.label_run(run.directory.name, place.secrets["ann"])
+    answers: list[Route] = []
+    leases: list[tuple[Route, APIResponse]] = []
+
+    def hold_answers(route: Route) -> None:
+        answers.append(route) if not answers else route.continue_()
+
+    def hold_leases(route: Route) -> None:
+        leases.append((route, route.fetch())) if not leases else route.continue_()
+
+    visitor.context.route("**/labels", hold_answers)
+    visitor.context.route("**/leases", hold_leases)
+    # The lease is made out before the service knows the answers, and arrives when it knows them.
+    for _ in range(4):
+        visitor.answer("one")
+    while not (answers and leases):
+        visitor.page.wait_for_timeout(50)
+    answers[0].continue_()
+    visitor.all_sent()
+    route, response = leases[0]
+    route.fulfill(response=response)
+    rest = visitor.label(16, lambda sample: run.truth[sample])
+    assert sorted(rest) == sorted(run.asked[4:])
 
 
 def test_failures__a_refused_answer_is_told_and_stops_no_other(

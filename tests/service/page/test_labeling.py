@@ -36,6 +36,14 @@ def test_labeling__a_whole_round_by_keys(place: Place, ann: Callable[..., Visito
     expect(visitor.page.locator(".progress")).to_contain_text("12 of 12 answered")
     expect(visitor.page.locator(".progress")).to_contain_text("12 by you")
 
+    # Also the last answer can be taken back, as long as the run has not gone on.
+    visitor.page.keyboard.press("Backspace")
+    assert visitor.sample == run.asked[-1]
+    visitor.answer(None)
+    expect(visitor.page.locator(f"{EMPTY}[data-state=answered]")).to_be_visible()
+    visitor.all_sent()
+    assert run.said()[run.asked[-1]] is None
+
 
 def test_labeling__by_buttons_a_finger_can_hit(place: Place, ann: Callable[..., Visitor]) -> None:
     run = place.new_run(asked=3)
