@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -92,6 +93,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = service.settings.requests_at_once
     try:
         await anyio.to_thread.run_sync(service.start)
+        # What is loaded by now stays: to look through it for garbage again and again would stop all requests
+        # for tenths of a second.
+        gc.collect()
+        gc.freeze()
         yield
     finally:
         service.events.close()

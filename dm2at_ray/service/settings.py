@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dm2at_ray.errors import ConfigError
 
-THREADS, STORE_THREADS = 8, 64
-"""On a local disk requests wait for Python's one lock: few at once, in the order of their coming, are served
-evenly: of 50 labelers 95 % of the requests in 160 ms rather than 240. An object store is waited for."""
+THREADS, STORE_THREADS = 14, 64
+"""On a local disk requests wait for Python's one lock: with few at work the others are served in the order of
+their coming, with fewer still too few labels are written together. An object store is waited for."""
 
 
 @dataclass(frozen=True)
