@@ -193,12 +193,12 @@ class Labeler:
     session: str = field(default_factory=lambda: secrets.token_hex(8))
     said: dict[int, str | None] = field(default_factory=dict)
 
-    def label(self, count: int) -> int:
-        """Label up to so many pictures of those that are leased to it; how many it could."""
+    def label(self, count: int) -> dict[str, Any]:
+        """Label up to so many pictures of those that are leased to it; the lease."""
         lease = self.lease(count)
         for query in lease["queries"]:
             self.say(query, self.look(query["sample_id"]))
-        return len(lease["queries"])
+        return lease
 
     def lease(self, count: int) -> dict[str, Any]:
         """Queries that nobody else has."""
@@ -229,8 +229,12 @@ class Labeler:
         """Label until the round has all its answers."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self.label(10) == 0 and self.lease(1)["retry_seconds"] is None:
-                return
+            lease = self.label(10)
+            if not lease["queries"]:
+                if lease["retry_seconds"] is None:
+                    return
+                # Somebody else has the last ones before them, and may give them back.
+                time.sleep(min(1.0, lease["retry_seconds"]))
         raise AssertionError(f"the round is not answered within {seconds:g} s")
 
 
