@@ -30,8 +30,14 @@ END_SECONDS = 30
 
 CLUSTER = """
 import sys, ray
+# Not one that somebody has started on this machine.
 ray.init(
-    num_cpus=4, num_gpus=0, object_store_memory=400_000_000, include_dashboard=False, log_to_driver=False
+    address="local",
+    num_cpus=4,
+    num_gpus=0,
+    object_store_memory=400_000_000,
+    include_dashboard=False,
+    log_to_driver=False,
 )
 print("address", ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()

@@ -89,6 +89,8 @@ def played(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[
             "address": cluster.url,
             "data": folder / "data",
             "tokens": folder / "tokens.yaml",
+            # What a browser has before it when it is closed may only come free when its lease ends.
+            "lease-seconds": 20,
         }
         with Server(folder, free_ports(1)[0], options, cluster.variables) as server:
             callers = {name: Caller(server.url, token, NAME) for name, token in tokens.items()}
