@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from dm2at_ray.bench.process import ended_by_sigterm
 from dm2at_ray.bench.serve_study import ServeBenchSettings, ServeReport, serve_study
+from dm2at_ray.bench.tables import figures_table
 from dm2at_ray.errors import UserError
 
 DESCRIPTION = """\
@@ -56,10 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 def requests_table(report: ServeReport) -> Table:
     """What requests took."""
     title = f"{report.settings['labelers']} labelers, milliseconds"
-    table = Table(box=box.SIMPLE_HEAD, title=title)
-    table.add_column("request")
-    for name in ("requests", "p50", "p95", "p99", "max"):
-        table.add_column(name, justify="right")
+    table = figures_table(title, "request", "requests", "p50", "p95", "p99", "max", names="request")
     for kind, took in report.requests.items():
         row = [f"{took[name]:,.1f}" for name in ("p50", "p95", "p99", "max")]
         table.add_row(kind, f"{took['count']:,.0f}", *row)

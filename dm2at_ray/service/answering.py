@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ from dm2at_ray.store import RunDirectory
 
 _GIVEN_SCHEMA = pa.schema(list(FILE_SCHEMA)[:-1])
 _POOL_LOOK_SECONDS = 10.0
+LATE_SECONDS = 10.0
+"""Half of what the page waits for an answer: what is written within it cannot be older than a correction."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Given:
         session: Where; None where nobody is told.
         keep_good: Whether the others are taken where some are refused.
         add_classes: Classes that these answers may name though the run does not know them.
+        arrived: When they came, by `time.monotonic`.
     """
 
     labeler: str
@@ -44,6 +48,11 @@ class Given:
     session: str | None
     keep_good: bool
     add_classes: Sequence[str]
+    arrived: float = math.inf
+
+    def is_late(self) -> bool:
+        """Whether whoever sent them may have given up, and said another thing since."""
+        return time.monotonic() - self.arrived > LATE_SECONDS
 
 
 class Answering:
@@ -88,8 +97,14 @@ class Answering:
             )
 
     def take_all(self, requests: Sequence[Given]) -> list[AnswersReport | Exception]:
-        """Take the answers of all who wait; nobody else does so at the same time."""
+        """Take the answers of all who wait, but for late ones; nobody else does so at the same time."""
         self._intake.look_before_writing()
+        late = [request.is_late() for request in requests]
+        timely = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
+        taken = iter(self._take_timely(timely) if timely else ())
+        return [_too_late() if is_late else next(taken) for is_late in late]
+
+    def _take_timely(self, requests: Sequence[Given]) -> list[AnswersReport | Exception]:
         with self._index.reading() as db:
             judge = Judge(db, pages.known_classes(db), self._size_of_pool)
             verdicts = [judge.judge(r.answers, r.add_classes, r.keep_good) for r in requests]
@@ -189,6 +204,12 @@ def unwritable(run: RunDirectory, error: Exception) -> ProblemError:
     """What to say where labels cannot be written."""
     reason = " ".join(str(error).split())
     return ProblemError("unreachable", f"run {run.name}: {reason}; send the labels again")
+
+
+def _too_late() -> ProblemError:
+    return ProblemError(
+        "busy", f"the labels have waited for more than {LATE_SECONDS:g} s and were not taken; send them again"
+    )
 
 
 def _refusal(verdicts: Sequence[Verdict]) -> ProblemError:

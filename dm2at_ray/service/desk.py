@@ -148,6 +148,7 @@ class Desk:
         session: str | None = None,
         keep_good: bool = False,
         add_classes: Sequence[str] = (),
+        arrived: float | None = None,
     ) -> AnswersReport:
         """Take answers; what is reported as written is on disk, in the run's log.
 
@@ -157,13 +158,16 @@ class Desk:
             session: Where; its leases on these samples end.
             keep_good: Take the others where some are refused.
             add_classes: Classes that these answers may name though the run does not know them.
+            arrived: When they came, by `time.monotonic`: too long ago, they are refused, as whoever sent them
+                may have given up and corrected them since. Now if left out.
 
         Raises:
             ProblemError: Answers are refused, and nothing was written; or the run directory cannot be
                 written, and nobody knows whether it was: say it again.
         """
+        arrived = time.monotonic() if arrived is None else arrived
         self.look()
-        return self._answering.take(Given(labeler, answers, session, keep_good, add_classes))
+        return self._answering.take(Given(labeler, answers, session, keep_good, add_classes, arrived))
 
     def check(
         self, labeler: str, answers: Sequence[AnswerIn], *, add_classes: Sequence[str] = ()

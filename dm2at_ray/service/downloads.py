@@ -13,6 +13,7 @@ from typing import Any
 from pyarrow import NativeFile, fs
 
 from dm2at_ray.errors import PoolError
+from dm2at_ray.pool.location import one_line
 from dm2at_ray.run_report import make_report
 from dm2at_ray.service.blobs import Blob, BlobCache
 from dm2at_ray.service.guarded import GuardedSource
@@ -114,7 +115,7 @@ class Reports:
         """The report as one HTML page; without pictures where these may not be opened, or cannot be read.
 
         Raises:
-            ProblemError: `not-there`: the run has not begun.
+            ProblemError: `not-there`: the run has not begun, or a file of a final round is gone.
         """
         if not run.files.exists("config.yaml"):
             raise ProblemError("not-there", f"run {run.name} has not begun, so there is no report of it yet")
@@ -144,6 +145,16 @@ class Reports:
         return blob
 
     def _make(self, run: RunDirectory) -> str:
+        try:
+            return self._with_pictures(run)
+        except FileNotFoundError as error:
+            # The store does answer: to ask again would not help.
+            raise ProblemError(
+                "not-there", f"run {run.name}: a file of a final round is gone, restore it: {one_line(error)}"
+            ) from error
+
+    def _with_pictures(self, run: RunDirectory) -> str:
+        """The page; without pictures where these may not be opened, or cannot be read."""
         try:
             source = GuardedSource(source_spec(run.config()), self._roots.plus(run.uri))
             return make_report(run, source)

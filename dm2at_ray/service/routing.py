@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -39,8 +40,15 @@ async def _caller(request: Request) -> Caller:
     return caller
 
 
+async def _arrived(request: Request) -> float:
+    arrived: float = request.state.arrived
+    return arrived
+
+
 TheService = Annotated[Service, Depends(_service)]
 TheCaller = Annotated[Caller, Depends(_caller)]
+TheArrival = Annotated[float, Depends(_arrived)]
+"""When the request came, by `time.monotonic`."""
 
 
 class GuardedRoute(APIRoute):
@@ -54,6 +62,7 @@ class GuardedRoute(APIRoute):
             return handle
 
         async def guarded(request: Request) -> Response:
+            request.state.arrived = time.monotonic()
             request.state.caller = await request.app.state.service.auth.admit(request, role)
             _require_json(request)
             return await handle(request)
@@ -131,7 +140,9 @@ class Routes:
 
         def add(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             words = (endpoint.__doc__ or "").strip()
-            has_input = "{" in path or bool(set(endpoint.__annotations__) - {"service", "caller", "return"})
+            has_input = "{" in path or bool(
+                set(endpoint.__annotations__) - {"service", "caller", "arrived", "return"}
+            )
             kinds = [*_EVERYWHERE, *problems]
             kinds += _WITH_A_TOKEN if role else ()
             kinds += _WITH_INPUT if has_input else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 from dm2at_ray.client.schemas import AnswerIn
 from dm2at_ray.labeling import LabelBook, labels_status, query_tasks
 from dm2at_ray.labeling.tasks import known_classes
+from dm2at_ray.service.answering import LATE_SECONDS
 from dm2at_ray.service.desk import Desk
 from dm2at_ray.service.problems import ProblemError
+from dm2at_ray.store import RunDirectory
 from dm2at_ray.store.rounds import LABELS_SCHEMA
 from dm2at_ray.store.tensors import tensor_column
 
@@ -121,6 +124,16 @@ def test_answer__again_writes_nothing_and_another_one_corrects(desk: Desk, tmp_p
     assert desk.answer("bob", answers({7: "dog"})).outcomes[0].detail == "was 'cannot tell'"
     assert in_book(run) == [(7, "cat", "ann"), (12, "cow", "ann"), (7, None, "bob"), (7, "dog", "bob")]
     assert (desk.mine("ann"), desk.mine("bob"), desk.mine("eve")) == (1, 1, 0)
+
+
+def test_answer__that_waited_too_long_does_not_undo_a_correction(desk: Desk, tmp_path: Path) -> None:
+    came = time.monotonic()
+    desk.answer("ann", answers({7: "dog"}), arrived=came)
+    with pytest.raises(ProblemError, match="waited for more than 10 s and were not taken") as refused:
+        desk.answer("ann", answers({7: "cat"}), arrived=came - LATE_SECONDS - 1)
+    assert refused.value.kind == "busy"
+    assert in_book(RunDirectory(str(tmp_path / "run"))) == [(7, "dog", "ann")]
+    assert desk.query(7).label == "dog"
 
 
 @pytest.mark.parametrize(

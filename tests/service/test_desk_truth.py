@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
@@ -19,7 +20,7 @@ import pytest
 
 from dm2at_ray.client.schemas import AnswersReport
 from dm2at_ray.labeling import LabelBook, import_labels, labels_history, labels_status
-from dm2at_ray.service.answering import Given
+from dm2at_ray.service.answering import LATE_SECONDS, Given
 from dm2at_ray.service.desk import Desk
 from dm2at_ray.service.problems import ProblemError
 from dm2at_ray.store import RunDirectory
@@ -233,6 +234,21 @@ def test_answer__those_written_together_see_what_was_said_just_before(
     assert [[row[0] for row in in_file(run, name)] for name in files] == [[7, 12, 50, 90, 33], [7], [7]]
     assert [row[1:] for name in files[1:] for row in in_file(run, name)] == [("dog", "eve"), (None, "ann")]
     assert told(desk) == told(Desk(run, tmp_path / "another.sqlite"))
+
+
+def test_answer__a_late_one_keeps_none_of_those_beside_it_from_being_taken(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    desk = Desk(run, tmp_path / "index.sqlite")
+    now = time.monotonic()
+    requests = [
+        Given(who, answers({sample: "cat"}), None, False, (), arrived)
+        for who, sample, arrived in (("ann", 7, now), ("bob", 12, now - LATE_SECONDS - 1), ("eve", 50, now))
+    ]
+    desk.look()
+    reports = desk._answering.take_all(requests)
+    assert [type(each) for each in reports] == [AnswersReport, ProblemError, AnswersReport]
+    assert in_book(run) == [(7, "cat", "ann"), (50, "cat", "eve")]
 
 
 def in_file(run: RunDirectory, name: str) -> list[tuple[int, str | None, str]]:

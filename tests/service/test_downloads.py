@@ -133,6 +133,16 @@ def test_report__of_pictures_that_may_not_be_opened_has_none(
     assert b"Accuracy" in page
 
 
+def test_report__of_a_final_round_whose_model_is_gone(
+    digits_run: DigitsRun, open_reports: Callable[..., Reports]
+) -> None:
+    digits_run.directory.round(0).files.delete("model/model.json")
+    with refused("not-there") as caught:
+        open_reports().report(digits_run.directory)
+    assert "a file of a final round is gone, restore it" in str(caught.value)
+    assert "rounds/0000/model/model.json" in str(caught.value)
+
+
 def test_report__of_a_run_without_a_committed_round(
     digits_run: DigitsRun, open_reports: Callable[..., Reports]
 ) -> None:

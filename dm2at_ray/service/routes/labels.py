@@ -8,7 +8,7 @@ from dm2at_ray.client.schemas import AnswersReport, AnswersRequest, Disagreement
 from dm2at_ray.service.answers import told
 from dm2at_ray.service.parameters import After, Limit, RunInPath, SampleWanted
 from dm2at_ray.service.problems import ProblemError
-from dm2at_ray.service.routing import API, Routes, TheCaller, TheService
+from dm2at_ray.service.routing import API, Routes, TheArrival, TheCaller, TheService
 from dm2at_ray.service.standing import has_enough
 
 routes = Routes("labels")
@@ -17,13 +17,18 @@ _NOT_THERE = ("unknown-run",)
 
 
 @routes.post(
-    f"{API}/runs/{{run}}/labels", "label", gives=AnswersReport, problems=("unknown-run", "refused-labels")
+    f"{API}/runs/{{run}}/labels",
+    "label",
+    gives=AnswersReport,
+    problems=("unknown-run", "refused-labels", "busy"),
 )
-def post_labels(service: TheService, caller: TheCaller, run: RunInPath, given: AnswersRequest) -> Response:
+def post_labels(
+    service: TheService, caller: TheCaller, arrived: TheArrival, run: RunInPath, given: AnswersRequest
+) -> Response:
     """Take labels, corrections and "cannot tell".
 
     What it reports is on disk. An answer that repeats what counts changes nothing, so that any request may be
-    sent again.
+    sent again. One that has waited for more than ten seconds is refused as `busy` and not taken later on.
     """
     if given.add_classes and not caller.may("operate"):
         raise ProblemError(
@@ -39,6 +44,7 @@ def post_labels(service: TheService, caller: TheCaller, run: RunInPath, given: A
             session=given.session,
             keep_good=given.keep_good,
             add_classes=given.add_classes,
+            arrived=arrived,
         )
     service.metrics.answered(report.outcomes)
     if has_enough(report.round):

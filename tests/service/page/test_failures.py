@@ -123,7 +123,8 @@ def test_failures__a_refused_answer_is_told_and_stops_no_other(
     entries = [
         {"id": "1", "run": name, "who": "ann", "sample_id": first, "round": 2, "label": "glyph"},
         {"id": "2", "run": "gone", "who": "ann", "sample_id": first, "round": 2, "label": "one"},
-        {"id": "3", "run": name, "who": "ann", "sample_id": second, "round": 2, "label": "two"},
+        {"id": "3", "run": "gone", "who": "ann", "sample_id": second, "round": 2, "label": "six"},
+        {"id": "4", "run": name, "who": "ann", "sample_id": second, "round": 2, "label": "two"},
     ]
     left = json.dumps({"beat": 0, "entries": entries})
     visitor.page.evaluate("left => localStorage.setItem('dm2at.outbox.of-a-closed-tab', left)", left)
@@ -132,11 +133,12 @@ def test_failures__a_refused_answer_is_told_and_stops_no_other(
     visitor.all_sent()
 
     notices = visitor.page.locator(".notice")
-    expect(notices).to_have_count(2)
+    expect(notices).to_have_count(3)
     expect(notices.first).to_contain_text(f"“glyph” for sample {first} of {name} was refused")
     expect(notices.nth(1)).to_contain_text(f"“one” for sample {first} of gone was refused")
+    expect(notices.nth(2)).to_contain_text(f"“six” for sample {second} of gone was refused")
     notices.first.get_by_role("button", name="Dismiss").click()
-    expect(notices).to_have_count(1)
+    expect(notices).to_have_count(2)
     assert run.said() == {second: "two"}
 
 

@@ -132,6 +132,8 @@ def test_labeling__undo_goes_back_and_the_new_answer_is_a_correction(
     assert run.said() == {first: "seven", second: "two"}
     assert [word["label"] for word in run.words() if word["sample_id"] == first] == ["one", "seven"]
     expect(page.locator(".progress")).to_contain_text("2 of 12 answered")
+    # One's own correction is nobody else's word.
+    expect(page.locator(".notice")).to_have_count(0)
 
 
 def test_labeling__the_same_answer_again_is_none(place: Place, ann: Callable[..., Visitor]) -> None:
