@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from dm2at_ray.service.index_schema import SCHEMA, TABLES, VERSION
+from dm2at_ray.service.locks import locked
 
 _CACHE_KIB = 4096
 _BUSY_SECONDS = 30.0
@@ -30,7 +31,9 @@ class Index:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._about = {"version": VERSION, "run": run_uri}
-        self._writer = self._open()
+        # Two servers of one cache may come at once: neither may remove what the other has just begun.
+        with locked(path.parent):
+            self._writer = self._open()
         self._reader = _connect(path)
         self._write_lock, self._read_lock = Lock(), Lock()
 
@@ -56,12 +59,13 @@ class Index:
             finally:
                 self._reader.execute("ROLLBACK")
 
-    def clear(self) -> None:
-        """Forget everything, leases included."""
+    def clear(self, still: Callable[[sqlite3.Connection], bool] = lambda _: True) -> None:
+        """Forget everything, leases included, where `still` says so while nobody else writes."""
         with self.writing() as db:
-            for table in TABLES:
-                db.execute(f"DELETE FROM {table}")
-            self._sign(db)
+            if still(db):
+                for table in TABLES:
+                    db.execute(f"DELETE FROM {table}")
+                self._sign(db)
 
     def close(self) -> None:
         """Close the file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -96,8 +97,11 @@ class Intake:
             return None
 
     def _take_all(self) -> None:
-        if self._is_another_run():
-            self._index.clear()
+        with self._index.reading() as db:
+            known = _known_marks(db)
+        if self._marks([name for name, _ in known]) != [mark for _, mark in known]:
+            # Another run lies there now. A second server of this cache may have noticed it first.
+            self._index.clear(lambda db: _known_marks(db) == known)
         self._take_settings()
         self._take_rounds()
         if self._take_log() and self._take_log():
@@ -106,16 +110,6 @@ class Intake:
             self._take_rounds()
             self._take_log()
             self._take_settings()
-
-    def _is_another_run(self) -> bool:
-        """Whether the queries of the first or of the last round are others than those taken in."""
-        with self._index.reading() as db:
-            known = db.execute(
-                "SELECT round, mark FROM rounds WHERE round IN "
-                "((SELECT min(round) FROM rounds), (SELECT max(round) FROM rounds))"
-            ).fetchall()
-        marks = self._marks([f"rounds/{round_index:04d}/queries.parquet" for round_index, _ in known])
-        return marks != [mark for _, mark in known]
 
     def _marks(self, names: list[str]) -> list[str | None]:
         """Of each file a word that changes with it; None where there is none."""
@@ -173,10 +167,13 @@ class Intake:
                 db.execute("UPDATE rounds SET committed = 1 WHERE round = ?", (round_.index,))
 
     def _take_queries(self, round_: RoundDirectory) -> None:
-        (mark,) = self._marks([f"rounds/{round_.index:04d}/queries.parquet"])
+        (mark,) = self._marks([_queries_of(round_.index)])
         columns = ["sample_id", "rank", "score", "predicted_label"]
         with self._index.writing() as db:
-            db.execute("INSERT INTO rounds (round, mark) VALUES (?, ?)", (round_.index, mark))
+            ours = (round_.index, mark)
+            if not db.execute("INSERT OR IGNORE INTO rounds (round, mark) VALUES (?, ?)", ours).rowcount:
+                # A second server of this cache was faster.
+                return
             for batch in round_.files.read_batches("queries.parquet", columns):
                 db.executemany(
                     "INSERT INTO queries "
@@ -280,6 +277,19 @@ class Intake:
             for sample_id, label, source, round_index, moment in zip(*columns, times, strict=True):
                 yield Word(name, place, sample_id, label, source or "", round_index or 0, moment)
                 place += 1
+
+
+def _known_marks(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Names and marks of the queries of the first and of the last round that were taken in."""
+    rows = db.execute(
+        "SELECT round, mark FROM rounds WHERE round IN "
+        "((SELECT min(round) FROM rounds), (SELECT max(round) FROM rounds)) ORDER BY round"
+    )
+    return [(_queries_of(round_index), mark) for round_index, mark in rows]
+
+
+def _queries_of(round_index: int) -> str:
+    return f"rounds/{round_index:04d}/queries.parquet"
 
 
 def _pieces(items: Iterator[T], size: int) -> Iterator[list[T]]:

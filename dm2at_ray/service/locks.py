@@ -1,11 +1,34 @@
-"""One lock for each run that somebody changes just now."""
+"""Locks: one for each run that somebody changes just now, and one that other processes respect."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Nobody else who asks for the folder so, in this process or another, is in it meanwhile.
+
+    Yields:
+        The folder's file descriptor.
+
+    Raises:
+        OSError: The folder cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems know no locks.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class RunLocks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import os
@@ -20,6 +19,7 @@ import yaml
 
 from dm2at_ray.client.schemas import Role
 from dm2at_ray.errors import ConfigError
+from dm2at_ray.service.locks import locked
 
 ROLES: tuple[Role, ...] = get_args(Role)
 """From the least to the most."""
@@ -125,26 +125,23 @@ def revoke_token(path: Path, name: str) -> None:
 @contextlib.contextmanager
 def _change(path: Path) -> Iterator[list[Token]]:
     """The tokens to be changed in place; written as one when the block ends, one writer at a time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-    except OSError as error:
-        raise ConfigError(f"--tokens {path}: {error.strerror}; choose a place that can be written") from None
-    try:
-        # Some network file systems know no locks.
-        with contextlib.suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(locked(path.parent))
+        except OSError as error:
+            raise _unwritable(path, error) from None
         tokens = read_tokens(path) if path.exists() else []
         yield tokens
         try:
             _write(path, yaml.safe_dump([asdict(token) for token in tokens], sort_keys=False))
             os.fsync(folder)
         except OSError as error:
-            raise ConfigError(
-                f"--tokens {path}: {error.strerror}; choose a place that can be written"
-            ) from None
-    finally:
-        os.close(folder)
+            raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"--tokens {path}: {error.strerror}; choose a place that can be written")
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,6 +191,56 @@ def test_two_desks_of_one_index__hold_different_queries(tmp_path: Path) -> None:
     given = Counter(sample_id for ids in held.values() for sample_id in ids)
     assert len(given) == 20 * 7
     assert set(given.values()) == {1}
+
+
+def test_two_desks_of_one_index__one_takes_in_what_the_other_just_begins_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_people_run(tmp_path / "run", IDS)
+    fast, slow = (Desk(run, tmp_path / "index.sqlite") for _ in range(2))
+    marks_of = slow._intake._marks
+
+    def overtaken(names: list[str]) -> list[str | None]:
+        if any(name.endswith("queries.parquet") for name in names):
+            fast.look(0)
+        return marks_of(names)
+
+    monkeypatch.setattr(slow._intake, "_marks", overtaken)
+    assert claimed(slow, "ann", "window", 2) == [50, 7]
+    assert claimed(fast, "bob", "window", 9) == [12, 90, 33]
+
+
+def test_two_desks_of_one_index__another_run_lies_there_and_both_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_people_run(tmp_path / "run", IDS)
+    fast, slow = (Desk(run, tmp_path / "index.sqlite") for _ in range(2))
+    assert claimed(slow, "eve", "window", 2) == [50, 7]
+    shutil.rmtree(tmp_path / "run")
+    make_people_run(tmp_path / "run", [1, 2, 3])
+    clear = slow._index.clear
+
+    def overtaken(*args: Any) -> None:
+        fast.look(0)
+        assert claimed(fast, "ann", "window", 2) == [1, 2]
+        clear(*args)
+
+    monkeypatch.setattr(slow._index, "clear", overtaken)
+    slow.look(0)
+    assert claimed(slow, "bob", "window", 9) == [3], "ann's leases are not forgotten"
+
+
+def test_many_desks_of_one_index__that_open_it_at_once_share_it(tmp_path: Path) -> None:
+    run = make_people_run(tmp_path / "run", range(100))
+    for attempt in range(10):
+        held: dict[int, list[int]] = {}
+
+        def claim(number: int, path: Path, held: dict[int, list[int]]) -> None:
+            held[number] = claimed(Desk(run, path), f"person-{number}", "window", 5)
+
+        path = tmp_path / f"{attempt}.sqlite"
+        in_threads(8, partial(claim, path=path, held=held))
+        assert len({sample_id for ids in held.values() for sample_id in ids}) == 8 * 5
 
 
 def test_claim_and_answer__do_not_look_at_what_is_answered(tmp_path: Path) -> None:

@@ -39,13 +39,10 @@ export class Operations {
       this.stop,
     );
     this.stop.classList.add("danger");
-    /** @type {RunStatus | null} */
-    this.status = null;
   }
 
   /** @param {RunStatus} status */
   show(status) {
-    this.status = status;
     const { state, awaiting } = status;
     this.pause.hidden = !WORKING.includes(state);
     this.resume.hidden = !RESUMABLE.includes(state) || !this.app.me.can_start_runs;
@@ -62,7 +59,9 @@ export class Operations {
   }
 
   async #accept() {
-    const round = this.status?.awaiting;
+    // What the page shows is up to some seconds old; here somebody decides by it.
+    const status = await this.#ask(() => this.app.api.get(this.path, { signal: this.signal }));
+    const round = status?.awaiting;
     if (!round) return;
     const missing = counted(round.asked - round.answered, "picture");
     const text =
@@ -74,12 +73,28 @@ export class Operations {
 
   /** @param {string} path @param {string} words */
   async #post(path, words) {
-    try {
-      const answer = await this.app.api.post(`${this.path}/${path}`, {}, { signal: this.signal });
+    const { api } = this.app;
+    await this.#ask(async () => {
+      const answer = await api.post(`${this.path}/${path}`, {}, { signal: this.signal });
       announce(words);
-      this.changed("state" in answer ? answer : await this.app.api.get(this.path, { signal: this.signal }));
+      return "state" in answer ? answer : api.get(this.path, { signal: this.signal });
+    });
+  }
+
+  /**
+   * Show where the run stands now; a failure is told.
+   *
+   * @param {() => Promise<RunStatus>} ask
+   * @returns {Promise<RunStatus | null>}
+   */
+  async #ask(ask) {
+    try {
+      const status = await ask();
+      this.changed(status);
+      return status;
     } catch (error) {
       if (!this.signal.aborted) warn(/** @type {Error} */ (error).message);
+      return null;
     }
   }
 

@@ -144,6 +144,22 @@ def test_run__an_operator_accepts_pauses_and_stops(place: Place, visit: Callable
     expect(ann.page.locator(PICTURE)).to_be_hidden()
 
 
+def test_run__an_operator_decides_by_what_is_there_now(place: Place, visit: Callable[..., Visitor]) -> None:
+    run = place.new_run()
+    name = run.directory.name
+    olga, ann = visit(), visit()
+    ann.label_run(name, place.secrets["ann"])
+    ann.label(1, lambda sample: run.truth[sample])
+    # What is shown stays as it was when the page was opened.
+    olga.page.route("**/events*", lambda route: route.abort())
+    olga.open(f"/#/runs/{name}", place.secrets["olga"])
+    accept = olga.page.get_by_role("button", name="Accept what is there")
+    accept.wait_for()
+    ann.label(1, lambda sample: run.truth[sample])
+    accept.click()
+    expect(olga.page.get_by_role("dialog")).to_contain_text("2 answers of 12 instead of the 12")
+
+
 def test_run__an_operator_starts_one(mortal: MortalService, visit: Callable[..., Visitor]) -> None:
     visitor = visit(mortal.url)
     visitor.open()
