@@ -22,6 +22,10 @@ import pytest
 
 from dm2at_ray import cli
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell leaves it to what it starts with `&`: what the tests start would be deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Answer(NamedTuple):
     """How a command ended."""

@@ -277,6 +277,18 @@ def test_imports__the_core_loads_neither_ray_nor_pydantic_nor_the_config() -> No
     assert len(core) > 20
 
 
+def test_imports__who_only_looks_at_runs_loads_no_torch() -> None:
+    """Seen in a fresh interpreter: torch would be three quarters of the server's memory and of its start."""
+    lookers = [module_of(p) for p in FILES if part_of(p) in {"store", "service", "status", "labeling"}]
+    code = (
+        f"import importlib, sys; [importlib.import_module(m) for m in {lookers!r}]; "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert len(lookers) > 50
+
+
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_imports__every_module_can_be_imported(path: Path) -> None:
     importlib.import_module(module_of(path))

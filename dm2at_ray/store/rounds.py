@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import safetensors.torch
-import torch
 
-from dm2at_ray.models import ModelSpec
 from dm2at_ray.store.files import Files
 from dm2at_ray.store.twins import read_twins, rows_of_a_megabyte, twin_groups
+
+if TYPE_CHECKING:
+    # Torch is 400 MB of memory and seconds of start; who only looks at a run does without.
+    import torch
+
+    from dm2at_ray.models import ModelSpec
 
 QUERIES_SCHEMA = pa.schema(
     [
@@ -179,6 +182,8 @@ class RoundDirectory:
 
     def model_spec(self) -> ModelSpec:
         """What the trained model is."""
+        from dm2at_ray.models import ModelSpec
+
         return ModelSpec(**self.files.read_json("model/model.json")["spec"])
 
     def training(self) -> dict[str, Any]:
@@ -187,6 +192,8 @@ class RoundDirectory:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The trained model's state dict, on the CPU."""
+        import safetensors.torch
+
         return safetensors.torch.load(self.files.read_bytes("model/model.safetensors"))
 
     @property
