@@ -15,10 +15,9 @@ from dm2at_ray.commands import bench, labels, monitor, queries
 from dm2at_ray.commands.evaluate import evaluate
 from dm2at_ray.commands.export import export
 from dm2at_ray.commands.interrupts import Interrupted, signals_raise
-from dm2at_ray.commands.options import JsonOption, RunDirArgument
+from dm2at_ray.commands.options import JsonOption, RunArgument, RunDirArgument
 from dm2at_ray.commands.pool import pool
 from dm2at_ray.commands.predict import predict
-from dm2at_ray.commands.run_argument import RunArgument
 from dm2at_ray.commands.serve import serve, token
 from dm2at_ray.commands.submit import submit
 from dm2at_ray.errors import UserError

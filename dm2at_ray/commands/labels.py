@@ -7,13 +7,11 @@ from typing import Annotated, Any, Literal, Optional
 
 import typer
 
-from dm2at_ray.commands.run_argument import RunArgument
+from dm2at_ray.commands.options import JsonOption, RunArgument
 
 app = typer.Typer(help="Labels from people.", no_args_is_help=True)
 
 LINES_SHOWN = 10
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command("import")

@@ -12,6 +12,14 @@ import typer
 RunDirArgument = Annotated[
     str, typer.Argument(help="The run directory: a local path or a URI.", show_default=False)
 ]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        help="The run directory, a local path or a URI; or the URL of a service's run, "
+        "http(s)://HOST:PORT/runs/NAME, to which the environment's DM2AT_TOKEN goes.",
+        show_default=False,
+    ),
+]
 RoundOption = Annotated[
     Optional[int],  # noqa: UP045 - typer reads the annotation at run time, also on Python 3.10
     typer.Option("--round", min=0, help="The round whose model to take; the last one if left out."),

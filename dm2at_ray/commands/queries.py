@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Optional
 
 import typer
 
-from dm2at_ray.commands.run_argument import RunArgument
+from dm2at_ray.commands.options import JsonOption, RunArgument
 
 app = typer.Typer(help="What a round asks people to label.", no_args_is_help=True)
 
@@ -72,7 +72,7 @@ def export(
     overwrite: Annotated[
         bool, typer.Option(help="Write an export anew that is there; labels filled in there are lost.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a round's queries with their pictures, predictions, scores and nearest labeled images.
 
