@@ -3,19 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-units test-integration check clean install install-dev
+.PHONY: demo test test-units test-integration test-nodes check clean install install-dev
 
 demo: install  ## real active-learning rounds on scikit-learn's digits, in a few minutes
 	$(BIN)/dm2at run configs/quickstart.yaml
 
 test: install-dev  ## the whole test suite, what needs Ray beside what does not
-	$(MAKE) --jobs 2 test-units test-integration
+	$(MAKE) --jobs 2 --keep-going test-units test-integration test-nodes
 
 test-units: install-dev
 	$(BIN)/python -m pytest --ignore tests/integration --ignore tests/multinode
 
 test-integration: install-dev
-	$(BIN)/python -m pytest tests/integration tests/multinode
+	$(BIN)/python -m pytest tests/integration
+
+test-nodes: install-dev
+	$(BIN)/python -m pytest tests/multinode
 
 check: install-dev  ## lint, format and types
 	$(BIN)/ruff check .
