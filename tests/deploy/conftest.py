@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 KUBERAY = DEPLOY / "kuberay"
 OVERLAYS = ("cpu", "gpu", "spot")
-BUILDS = tuple(f"{overlay}/{kind}" for overlay in OVERLAYS for kind in ("cluster", "job"))
+BUILDS = tuple(f"{overlay}/{kind}" for overlay in OVERLAYS for kind in ("cluster", "job", "service"))
 
 Object = dict[str, Any]
 
@@ -89,7 +89,7 @@ class Build:
     @property
     def pods(self) -> list[Object]:
         """The pod templates of all objects."""
-        sets = [each["spec"]["template"] for each in self.all("StatefulSet")]
+        sets = [each["spec"]["template"] for each in self.all("StatefulSet") + self.all("Deployment")]
         return [group["template"] for group in self.groups] + sets
 
     @property
@@ -100,7 +100,7 @@ class Build:
 
 @pytest.fixture(params=BUILDS)
 def build(request: pytest.FixtureRequest) -> Build:
-    """Each overlay, as a cluster that stays and as a job, in turn."""
+    """Each overlay, as a cluster that stays, as a job and as a cluster with the service, in turn."""
     return Build(request.param)
 
 
@@ -114,6 +114,12 @@ def cluster(request: pytest.FixtureRequest) -> Build:
 def job(request: pytest.FixtureRequest) -> Build:
     """Each overlay as a job."""
     return Build(f"{request.param}/job")
+
+
+@pytest.fixture(params=OVERLAYS)
+def service(request: pytest.FixtureRequest) -> Build:
+    """Each overlay as a cluster that stays, with the service beside it."""
+    return Build(f"{request.param}/service")
 
 
 @pytest.fixture

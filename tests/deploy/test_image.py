@@ -53,6 +53,8 @@ def test_secrets__are_no_arguments(instructions: list[tuple[str, str]]) -> None:
 def test_dependencies__are_read_from_pyproject() -> None:
     found = requirements()
     assert {Requirement(each).name for each in found} >= {"ray", "torch", "pyarrow", "pydantic", "typer"}
+    # `dm2at serve` refuses to begin without any of these.
+    assert {Requirement(each).name for each in found} >= {"fastapi", "uvicorn", "uvloop", "httptools"}
 
 
 def requirements() -> list[str]:

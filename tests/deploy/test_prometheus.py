@@ -8,7 +8,13 @@ import pytest
 import yaml
 
 from dm2at_ray.monitoring.deploy_files import deploy_files
-from dm2at_ray.monitoring.prometheus.config import DRIVER_PORT, PORT_NAME, pod_monitors, prometheus_config
+from dm2at_ray.monitoring.prometheus.config import (
+    DRIVER_PORT,
+    PORT_NAME,
+    SERVICE_PORT_NAME,
+    pod_monitors,
+    prometheus_config,
+)
 from dm2at_ray.monitoring.prometheus.rules import ALERTS, RECORDINGS
 
 from .conftest import DEPLOY
@@ -85,7 +91,7 @@ def test_rule_of_kubernetes__has_the_same_groups() -> None:
     assert rule["spec"] == yaml.safe_load((PROMETHEUS / "dm2at.rules.yml").read_text())
 
 
-def test_pod_monitors__know_the_ports_of_kuberay_and_of_the_driver() -> None:
+def test_pod_monitors__know_the_ports_of_kuberay_of_the_driver_and_of_the_service() -> None:
     by_name = {monitor["metadata"]["name"]: monitor["spec"] for monitor in pod_monitors()}
     ports = {
         name: [endpoint["port"] for endpoint in spec["podMetricsEndpoints"]] for name, spec in by_name.items()
@@ -94,6 +100,7 @@ def test_pod_monitors__know_the_ports_of_kuberay_and_of_the_driver() -> None:
         "ray-head": ["metrics", "as-metrics", "dash-metrics"],
         "ray-workers": ["metrics"],
         "dm2at-drivers": [PORT_NAME],
+        "dm2at-service": [SERVICE_PORT_NAME],
     }
     assert by_name["ray-head"]["selector"] == {"matchLabels": {"ray.io/node-type": "head"}}
     # Names of container ports are at most 15 characters long.

@@ -13,6 +13,10 @@ RAY_TARGETS = "/tmp/ray/prom_metrics_service_discovery.json"
 DRIVER_PORT = 9464
 PORT_NAME = "dm2at-metrics"
 
+SERVICE_PORT_NAME = "http"
+SERVICE_SECRET = "dm2at-service-scrape"
+"""Has a token of the service's with the role `read`, without which it tells nobody its metrics."""
+
 DROPPED = "ray_data_.*"
 """Series by dataset and operator, thousands on a cluster that lives long (ray-project/ray#65029)."""
 
@@ -65,7 +69,7 @@ def prometheus_config(
 
 
 def pod_monitors() -> list[dict[str, Any]]:
-    """PodMonitors of the Prometheus operator: Ray's nodes by KubeRay's ports, the driver wherever it is."""
+    """PodMonitors of the Prometheus operator: Ray's nodes by KubeRay's ports, the driver, and the service."""
     cluster = {
         "action": "replace",
         "sourceLabels": ["__meta_kubernetes_pod_label_ray_io_cluster"],
@@ -73,11 +77,7 @@ def pod_monitors() -> list[dict[str, Any]]:
     }
     drop = {"sourceLabels": ["__name__"], "regex": DROPPED, "action": "drop"}
 
-    def monitor(name: str, node_type: str | None, endpoints: list[dict[str, Any]]) -> dict[str, Any]:
-        labels = {"ray.io/node-type": node_type} if node_type else {}
-        selector: dict[str, Any] = {"matchLabels": labels} if labels else {}
-        if not labels:
-            selector = {"matchExpressions": [{"key": "ray.io/cluster", "operator": "Exists"}]}
+    def monitor(name: str, selector: dict[str, Any], endpoints: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "apiVersion": "monitoring.coreos.com/v1",
             "kind": "PodMonitor",
@@ -97,12 +97,24 @@ def pod_monitors() -> list[dict[str, Any]]:
             "metricRelabelings": [drop, *more],
         }
 
+    head = {"matchLabels": {"ray.io/node-type": "head"}}
+    workers = {"matchLabels": {"ray.io/node-type": "worker"}}
+    all_nodes = {"matchExpressions": [{"key": "ray.io/cluster", "operator": "Exists"}]}
     # The driver may come back in another pod; its series are told apart by their run alone.
     one_driver = {"action": "labeldrop", "regex": "pod|instance|container|endpoint"}
+    service = {
+        "matchLabels": {"app.kubernetes.io/part-of": "dm2at", "app.kubernetes.io/component": "service"}
+    }
+    with_token = {"type": "Bearer", "credentials": {"name": SERVICE_SECRET, "key": "token"}}
     return [
-        monitor("ray-head", "head", [endpoint(p) for p in ("metrics", "as-metrics", "dash-metrics")]),
-        monitor("ray-workers", "worker", [endpoint("metrics")]),
-        monitor("dm2at-drivers", None, [endpoint(PORT_NAME, one_driver)]),
+        monitor("ray-head", head, [endpoint(p) for p in ("metrics", "as-metrics", "dash-metrics")]),
+        monitor("ray-workers", workers, [endpoint("metrics")]),
+        monitor("dm2at-drivers", all_nodes, [endpoint(PORT_NAME, one_driver)]),
+        monitor(
+            "dm2at-service",
+            service,
+            [{"port": SERVICE_PORT_NAME, "interval": SCRAPE_INTERVAL, "authorization": with_token}],
+        ),
     ]
 
 
