@@ -47,6 +47,13 @@ def serve(
             help="Import path of an own model that runs may use, package.module:function. May be repeated."
         ),
     ] = None,
+    metrics_host: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="Address on which drivers of runs may tell their metrics to a Prometheus elsewhere, e.g. "
+            "0.0.0.0; of this machine alone if left out. May be repeated."
+        ),
+    ] = None,
     cache: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder for what can be made again at any time; a temporary one if left out."),
@@ -78,6 +85,7 @@ def serve(
         tokens=tokens,
         data_roots=tuple(absolute_uri(root) for root in data or ()),
         models=tuple(model or ()),
+        metrics_hosts=tuple(metrics_host or ()),
         cache=cache,
         lease_seconds=lease_seconds,
         python=python,

@@ -23,11 +23,15 @@ class ConfigChecks:
     Args:
         data_roots: Places of images and weights.
         models: Import paths of own models.
+        metrics_hosts: Addresses beside loopback on which a driver may listen.
     """
 
-    def __init__(self, data_roots: tuple[str, ...], models: tuple[str, ...]) -> None:
+    def __init__(
+        self, data_roots: tuple[str, ...], models: tuple[str, ...], metrics_hosts: tuple[str, ...] = ()
+    ) -> None:
         self._roots = Roots(data_roots)
         self._models = models
+        self._metrics_hosts = metrics_hosts
 
     def read(self, text: str, name: str) -> Config:
         """The config in a client's YAML, as the run of this name has it.
@@ -79,11 +83,11 @@ class ConfigChecks:
                 "monitoring.push_gateway: not for runs of this service, which would send to any address "
                 "then; leave it out",
             )
-        if not is_loopback(monitoring.host):
+        if not is_loopback(monitoring.host) and monitoring.host not in self._metrics_hosts:
             raise ProblemError(
                 "bad-config",
-                f"monitoring.host = {_short(monitoring.host)}: not this machine alone; leave it out, the "
-                "service has metrics of its own",
+                f"monitoring.host = {_short(monitoring.host)}: not an address that this service was started "
+                "with (--metrics-host), nor this machine alone; leave it out",
             )
 
     def _check_place(self, field: str, path: str) -> None:

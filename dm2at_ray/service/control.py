@@ -45,7 +45,7 @@ class Control:
     ) -> None:
         assert (runs.jobs is None) == (settings.address is None), "Runs needs the Jobs of the address"
         self._runs = runs
-        self._checks = ConfigChecks(settings.data_roots, settings.models)
+        self._checks = ConfigChecks(settings.data_roots, settings.models, settings.metrics_hosts)
         self._now = now
         self._locks = RunLocks()
         self._reconciler = Reconciler(self.carry_on, self._names, settings.sweep_seconds)

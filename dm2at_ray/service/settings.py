@@ -25,6 +25,7 @@ class ServiceSettings:
         tokens: File of the tokens; None for no tokens, on loopback only.
         data_roots: Places that runs may take images and weights from: local paths or URIs.
         models: Import paths of own models that runs may use.
+        metrics_hosts: Addresses beside loopback on which drivers of runs may tell their metrics.
         cache: Folder for the index of labels and for pictures; a temporary one if None.
         cache_bytes: The most that pictures take there.
         lease_seconds: How long a query that was handed out is kept for who has it.
@@ -46,6 +47,7 @@ class ServiceSettings:
     tokens: Path | None = None
     data_roots: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    metrics_hosts: tuple[str, ...] = ()
     cache: Path | None = None
     cache_bytes: int = 2**30
     lease_seconds: float = 120.0

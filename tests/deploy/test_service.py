@@ -16,6 +16,7 @@ from dm2at_ray.cli import app as command_line
 from dm2at_ray.config import Config
 from dm2at_ray.monitoring.prometheus.config import pod_monitors
 from dm2at_ray.service.app import create_app
+from dm2at_ray.service.checks import ConfigChecks
 from dm2at_ray.service.downloads import REPORTS_BYTES
 from dm2at_ray.service.jobs import ACT_SECONDS
 from dm2at_ray.service.reconciler import CLOSE_SECONDS
@@ -126,6 +127,12 @@ def test_data__is_where_the_overlay_s_images_are(service: Any, options: Any, tmp
     roots = Roots(options["data"])
     assert [place for place in (data.path, data.test_path) if place and not roots.hold(place)] == []
     assert not roots.hold("s3://another-bucket/pool")
+
+
+def test_config__of_the_overlay_is_one_that_the_service_starts(service: Any, options: Any) -> None:
+    allowed = ConfigChecks(tuple(options["data"]), (), tuple(options["metrics_host"]))
+    config = allowed.read(service.config, "from-a-client")
+    assert config.monitoring.host == "0.0.0.0"
 
 
 def test_image__is_the_head_s(service: Any) -> None:

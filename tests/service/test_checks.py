@@ -98,6 +98,13 @@ def test_read__lets_no_run_listen_for_others(host: str) -> None:
     assert problem_of(yaml.safe_dump({"monitoring": {"host": host}}))[0] == "bad-config"
 
 
+def test_read__lets_a_run_listen_where_the_service_was_told_that_it_may() -> None:
+    allowed = ConfigChecks((), (), ("0.0.0.0",))
+    assert allowed.read("monitoring: {host: 0.0.0.0}", "mine").monitoring.host == "0.0.0.0"
+    with pytest.raises(ProblemError, match=r"monitoring\.host = '::': .*--metrics-host"):
+        allowed.read("monitoring: {host: '::'}", "mine")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_read__lets_a_run_listen_on_loopback(host: str) -> None:
     assert checks().read(yaml.safe_dump({"monitoring": {"host": host}}), "mine").monitoring.host == host
