@@ -44,6 +44,8 @@ export class Deck extends EventTarget {
   #isFilling = false;
   #isWanting = false;
   #isStale = false;
+  /** Whether leases were ever asked for: what is on its way is to be given back, too. */
+  #hasAsked = false;
   #touched = Date.now();
   #timer = 0;
   #failures = 0;
@@ -179,6 +181,7 @@ export class Deck extends EventTarget {
     const count = Math.min(100, HELD + unsent);
     try {
       await releasing;
+      this.#hasAsked = true;
       const lease = await this.app.api.post(
         this.path,
         { session: this.app.session, count },
@@ -256,7 +259,7 @@ export class Deck extends EventTarget {
   }
 
   #release() {
-    if (this.round) releasing = this.app.api.farewell(`${this.path}/release`, { session: this.app.session });
+    if (this.#hasAsked) releasing = this.app.api.farewell(`${this.path}/release`, { session: this.app.session });
   }
 
   #changed() {

@@ -113,6 +113,26 @@ def test_failures__pictures_that_were_on_their_way_are_not_shown_again(
     assert sorted(rest) == sorted(run.asked[4:])
 
 
+def test_failures__who_leaves_before_the_first_pictures_arrive_keeps_none(
+    place: Place, visit: Callable[..., Visitor]
+) -> None:
+    run = place.new_run(asked=3)
+    gone = visit()
+    leases: list[APIResponse] = []
+    # Made out by the service, and never seen by the page.
+    gone.context.route("**/leases", lambda route: leases.append(route.fetch()))
+    gone.open(f"/#/runs/{run.directory.name}/label", place.secrets["ann"])
+    while not leases:
+        gone.page.wait_for_timeout(50)
+    assert len(leases[0].json()["queries"]) == 3
+    gone.page.evaluate("location.hash = '#/'")
+    expect(gone.page.get_by_role("heading", level=1)).to_have_text("Runs")
+
+    other = visit()
+    other.label_run(run.directory.name, place.secrets["bob"])
+    assert sorted(other.label(3, lambda sample: run.truth[sample])) == sorted(run.asked)
+
+
 def test_failures__a_refused_answer_is_told_and_stops_no_other(
     place: Place, visit: Callable[..., Visitor]
 ) -> None:
