@@ -198,14 +198,15 @@ def test_two_desks_of_one_index__one_takes_in_what_the_other_just_begins_to(
 ) -> None:
     run = make_people_run(tmp_path / "run", IDS)
     fast, slow = (Desk(run, tmp_path / "index.sqlite") for _ in range(2))
-    marks_of = slow._intake._marks
+    rounds = slow._intake._rounds
+    marks_of = rounds._marks
 
     def overtaken(names: list[str]) -> list[str | None]:
         if any(name.endswith("queries.parquet") for name in names):
             fast.look(0)
         return marks_of(names)
 
-    monkeypatch.setattr(slow._intake, "_marks", overtaken)
+    monkeypatch.setattr(rounds, "_marks", overtaken)
     assert claimed(slow, "ann", "window", 2) == [50, 7]
     assert claimed(fast, "bob", "window", 9) == [12, 90, 33]
 
